@@ -1,0 +1,7 @@
+//! The transcendent-memory core: pure. No socket, clock, thread, random source or `unsafe`; time and bytes come in, messages go out.
+//! The files are the steps of a page's journey; `docs/design.md` tells it as a story.
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod handle;
+pub mod page;
