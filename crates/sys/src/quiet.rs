@@ -1,0 +1,104 @@
+//! Threads and descriptors that the program around us does not notice: threads with every signal blocked, descriptors numbered high.
+
+use std::io;
+use std::thread::{Builder, JoinHandle};
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::lock::Lock;
+
+/// Programs assume low descriptors (shells use 10 and up, redis counts them, daemons close the first few hundred).
+const LOWEST_DESCRIPTOR: u64 = 512;
+
+/// Starts a thread that never runs the program's signal handlers. Stack of 1 MiB, untouched for the most part: room for the static
+/// thread-local storage of big programs, which is carved out of it.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    // SAFETY: plain calls on local signal sets; the mask of this thread is put back whatever happens in between (spawn does not unwind).
+    unsafe {
+        let mut all = std::mem::zeroed::<libc::sigset_t>();
+        let mut before = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let thread = Builder::new().name(name.to_owned()).stack_size(1 << 20).spawn(body);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        thread
+    }
+}
+
+/// The same open file under a high number, close-on-exec. Keeps the number it has where the limit leaves no room higher up.
+pub fn move_high(fd: OwnedFd) -> OwnedFd {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
+    let lowest = LOWEST_DESCRIPTOR.min(limit.saturating_sub(limit / 4));
+    rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), lowest as RawFd).unwrap_or(fd)
+}
+
+/// The descriptors that our threads have open, so that a forked child, which has none of those threads, can close its copies: a peer must see
+/// the last link of a dead parent close although its child lives on.
+pub struct Inherited {
+    open: Lock<Vec<RawFd>>,
+}
+
+impl Inherited {
+    pub const fn new() -> Self {
+        Inherited { open: Lock::new(Vec::new()) }
+    }
+
+    pub fn note(&self, fd: BorrowedFd<'_>) {
+        self.open.lock().push(fd.as_raw_fd());
+    }
+
+    /// To be called before the descriptor is closed, or another thread's new one may carry its number.
+    pub fn forget(&self, fd: BorrowedFd<'_>) {
+        let raw = fd.as_raw_fd();
+        let mut open = self.open.lock();
+        if let Some(index) = open.iter().position(|other| *other == raw) {
+            open.swap_remove(index);
+        }
+    }
+
+    /// So that the list is whole at the fork.
+    pub fn freeze(&self) {
+        self.open.freeze();
+    }
+
+    pub fn thaw(&self) {
+        self.open.thaw();
+    }
+
+    /// In the child, after `thaw`, before anything opens a descriptor. The values that own them in the parent are on the stacks of threads that the
+    /// child does not have, so nothing here closes them twice.
+    pub fn close_in_child(&self) {
+        for fd in self.open.lock().drain(..) {
+            // SAFETY: noted by its owner, which lives on another thread's stack or was leaked: nobody owns it in this process.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+}
+
+impl Default for Inherited {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_thread_has_its_name_and_blocks_every_signal_it_can() {
+        let thread = spawn("ramster-test", || {
+            assert_eq!(std::thread::current().name(), Some("ramster-test"));
+            let status = std::fs::read_to_string("/proc/thread-self/status").expect("status");
+            let blocked = status.lines().find(|line| line.starts_with("SigBlk")).expect("SigBlk").to_owned();
+            assert!(blocked.contains("fffffffe7ffbfeff"), "{blocked}"); // 9 and 19 cannot be blocked; 32 and 33 are libc's own
+        });
+        thread.expect("spawn").join().expect("thread");
+    }
+
+    #[test]
+    fn a_moved_descriptor_is_high() {
+        let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("eventfd");
+        assert!(move_high(fd).as_raw_fd() >= 256);
+    }
+}
