@@ -1,1 +1,19 @@
-//! ramster-engine
+//! The engine of one process: tmem behind a lock, lanes that fetch, a remotifier that sends, an optional file as the last holder, a link to the node.
+//! Implements `Backend` for every door. Covers mechanism; how much, when and to whom comes in as [`Directives`].
+#![forbid(unsafe_code)]
+
+mod clock;
+mod engine;
+mod lane;
+mod options;
+mod putter;
+mod snapshot;
+mod statblock;
+
+pub use clock::now_ms;
+pub use engine::Engine;
+pub use lane::{Arrival, Lane, LaneGet};
+pub use options::{CodecName, Directives, Options, PeerAddr, StartError};
+pub use putter::Putter;
+pub use snapshot::{HolderSnapshot, Snapshot};
+pub use statblock::{STAT_FIELDS, Stat, StatBlock};

@@ -1,0 +1,102 @@
+//! What an engine is started with and what it may be told later. Covers the shape of the data; the words on the command line are Python's.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Fixed for the life of the process. In the preload library it comes as JSON in `RAMSTER_OPTIONS`; an unknown key is an error.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Managed memory resident and compressed together stay below this.
+    pub local_bytes: u64,
+    /// The resident part; the rest is the store's. None: the pager decides.
+    pub resident_bytes: Option<u64>,
+    /// Over it pages go to holders. None: what `local_bytes` leaves beside the resident pages.
+    pub store_bytes: Option<u64>,
+    pub peers: Vec<PeerAddr>,
+    pub spill_dir: Option<PathBuf>,
+    pub stat_block: Option<PathBuf>,
+    pub node_socket: Option<PathBuf>,
+    /// The local node's id: part of the owner identity that holders see.
+    pub node: u64,
+    pub codec: CodecName,
+    /// For what goes to a peer. None: the bytes travel as they are stored.
+    pub remote_codec: Option<CodecName>,
+    pub get_deadline_ms: u64,
+    /// The allocator under the preload library: "auto", "system" or a name. The engine does not look at it.
+    pub malloc: String,
+    pub program: String,
+    /// Allocations from this size on are managed. The engine does not look at it.
+    pub threshold_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            local_bytes: 256 << 20,
+            resident_bytes: None,
+            store_bytes: None,
+            peers: Vec::new(),
+            spill_dir: None,
+            stat_block: None,
+            node_socket: None,
+            node: 0,
+            codec: CodecName::Lz4,
+            remote_codec: None,
+            get_deadline_ms: 5000,
+            malloc: "auto".to_owned(),
+            program: String::new(),
+            threshold_bytes: 64 << 10,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerAddr {
+    pub node: u64,
+    /// `IP:port`. Names are resolved in Python: a resolver inside somebody else's program is too much of a guest.
+    pub address: String,
+}
+
+impl PeerAddr {
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        self.address.parse().ok()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CodecName {
+    Lz4,
+    Zstd,
+}
+
+/// Set at any time, obeyed from then on; the last ones stay when nobody sends more. What is absent stays as it was.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Directives {
+    pub resident_bytes: Option<u64>,
+    pub store_bytes: Option<u64>,
+    /// False: nothing more is sent to peers (the spill file is not affected).
+    pub remotify: Option<bool>,
+    pub codec: Option<CodecName>,
+    pub remote_codec: Option<CodecName>,
+    /// All peers that take pages from now on. One that is missing keeps what it holds.
+    pub peers: Option<Vec<PeerAddr>>,
+}
+
+/// Why an engine did not start: one line that names the option and the cure.
+#[derive(Clone, Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}

@@ -1,0 +1,169 @@
+//! The shared stat block: 64 words, one file a process tree. Covers the names and how processes add up; the supervisor reads it at exit.
+//! Counters are added by everybody. A gauge is the sum of what each process contributes; `*_max` is the highest sum anybody saw.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use ramster_sys::shared_words::SharedWords;
+
+macro_rules! stats {
+    ($($(#[$doc:meta])* $variant:ident $name:literal)*) => {
+        /// Index of a word in the block.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Stat { $($(#[$doc])* $variant),* }
+        /// The single source of the names, in the order of the words; Python has them as `_native.STAT_FIELDS`.
+        pub const STAT_FIELDS: &[&str] = &[$($name),*];
+    };
+}
+
+stats! {
+    Faults "faults"
+    FaultsLocal "faults_local"
+    FaultsRemote "faults_remote"
+    FaultsZero "faults_zero"
+    FaultsVictim "faults_victim"
+    PagesOut "pages_out"
+    PagesIn "pages_in"
+    PagesAhead "pages_ahead"
+    PagesRemotified "pages_remotified"
+    PagesLocalified "pages_localified"
+    PagesLost "pages_lost"
+    BytesResident "bytes_resident"
+    BytesResidentMax "bytes_resident_max"
+    BytesStored "bytes_stored"
+    BytesStoredMax "bytes_stored_max"
+    /// Packed bytes that holders keep for this process tree.
+    BytesRemote "bytes_remote"
+    /// Engines started or forked and not closed since.
+    Processes "processes"
+    /// Times the store was over its limit with nowhere to put pages.
+    SoftLimit "soft_limit"
+    PutsUnchanged "puts_unchanged"
+    PagesSame "pages_same"
+    PagesRaw "pages_raw"
+    Puts "puts"
+    PutsRefused "puts_refused"
+    Gets "gets"
+    GetsMiss "gets_miss"
+    /// Fetches whose page was put or flushed meanwhile: looked up again.
+    GetsStale "gets_stale"
+    /// Fetches that found another one of the same page in flight and waited for it.
+    GetsJoined "gets_joined"
+    GetsDeadline "gets_deadline"
+    FlushesSent "flushes_sent"
+    /// Pages that a holder refused for lack of room and that were offered elsewhere.
+    RemotifyRefused "remotify_refused"
+    /// Pages taken back from a holder that died before it acknowledged them.
+    RemotifyTakenBack "remotify_taken_back"
+    HoldersDied "holders_died"
+    PagesSpilled "pages_spilled"
+    PagesUnspilled "pages_unspilled"
+    SpillFull "spill_full"
+}
+
+/// The size of the file: room for names to come without a new layout.
+pub const STAT_WORDS: usize = 64;
+const _: () = assert!(STAT_FIELDS.len() <= STAT_WORDS);
+
+pub struct StatBlock {
+    shared: SharedWords,
+    /// What this process has put into each gauge, so that it can take it out again.
+    contributed: [AtomicU64; STAT_WORDS],
+    /// Gauge values inherited at a fork: copy-on-write memory that the parent already counts.
+    inherited: [AtomicU64; STAT_WORDS],
+}
+
+impl StatBlock {
+    pub fn open(path: Option<&Path>) -> io::Result<Self> {
+        Ok(StatBlock {
+            shared: SharedWords::open(path, STAT_WORDS)?,
+            contributed: [const { AtomicU64::new(0) }; STAT_WORDS],
+            inherited: [const { AtomicU64::new(0) }; STAT_WORDS],
+        })
+    }
+
+    /// Counters only.
+    pub fn add(&self, stat: Stat, count: u64) {
+        if count != 0 {
+            self.word(stat).fetch_add(count, Relaxed);
+        }
+    }
+
+    /// Sets this process's part of a gauge and returns the new sum of all processes. One caller at a time per gauge and process.
+    pub fn set_gauge(&self, stat: Stat, value: u64) -> u64 {
+        let part = value.saturating_sub(self.inherited[stat as usize].load(Relaxed));
+        let before = self.contributed[stat as usize].swap(part, Relaxed);
+        let change = part.wrapping_sub(before);
+        self.word(stat).fetch_add(change, Relaxed).wrapping_add(change)
+    }
+
+    /// As `set_gauge`, and raises `max` to the new sum.
+    pub fn set_gauge_with_max(&self, stat: Stat, max: Stat, value: u64) {
+        let sum = self.set_gauge(stat, value);
+        let max = self.word(max);
+        if max.load(Relaxed) < sum {
+            max.fetch_max(sum, Relaxed);
+        }
+    }
+
+    pub fn get(&self, stat: Stat) -> u64 {
+        self.word(stat).load(Relaxed)
+    }
+
+    /// Names and values as they are now, not at one instant.
+    pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        STAT_FIELDS.iter().zip(self.shared.words()).map(|(name, word)| (*name, word.load(Relaxed)))
+    }
+
+    /// In a forked child: what the parent contributed stays the parent's.
+    pub(crate) fn after_fork_child(&self) {
+        for (contributed, inherited) in self.contributed.iter().zip(&self.inherited) {
+            inherited.fetch_add(contributed.swap(0, Relaxed), Relaxed);
+        }
+    }
+
+    /// Takes this process's part out of every gauge: it ends.
+    pub(crate) fn withdraw(&self) {
+        for (contributed, word) in self.contributed.iter().zip(self.shared.words()) {
+            word.fetch_sub(contributed.swap(0, Relaxed), Relaxed);
+        }
+    }
+
+    fn word(&self, stat: Stat) -> &AtomicU64 {
+        &self.shared.words()[stat as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gauges_of_two_processes_add_up_and_leave_when_they_end() {
+        let path = std::env::temp_dir().join(format!("ramster-stats-{}", std::process::id()));
+        let one = StatBlock::open(Some(&path)).expect("open");
+        let two = StatBlock::open(Some(&path)).expect("open");
+        one.set_gauge_with_max(Stat::BytesStored, Stat::BytesStoredMax, 100);
+        two.set_gauge_with_max(Stat::BytesStored, Stat::BytesStoredMax, 50);
+        one.set_gauge_with_max(Stat::BytesStored, Stat::BytesStoredMax, 10);
+        assert_eq!((one.get(Stat::BytesStored), one.get(Stat::BytesStoredMax)), (60, 150));
+        one.after_fork_child(); // as its child would: 10 bytes are the parent's
+        one.set_gauge(Stat::BytesStored, 4);
+        assert_eq!(two.get(Stat::BytesStored), 60);
+        one.set_gauge(Stat::BytesStored, 15);
+        assert_eq!(two.get(Stat::BytesStored), 65);
+        one.withdraw();
+        two.withdraw();
+        assert_eq!(two.get(Stat::BytesStored), 10); // the parent's own part, in the parent
+        std::fs::remove_file(&path).expect("remove");
+    }
+
+    #[test]
+    fn every_field_has_one_name() {
+        let mut names = STAT_FIELDS.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), STAT_FIELDS.len());
+    }
+}
