@@ -6,6 +6,7 @@ use std::thread::{Builder, JoinHandle};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::lock::Lock;
+use crate::thread_word::Inside;
 
 /// Programs assume low descriptors (shells use 10 and up, redis counts them, daemons close the first few hundred).
 const LOWEST_DESCRIPTOR: u64 = 512;
@@ -13,6 +14,11 @@ const LOWEST_DESCRIPTOR: u64 = 512;
 /// Starts a thread that never runs the program's signal handlers. Stack of 1 MiB, untouched for the most part: room for the static
 /// thread-local storage of big programs, which is carved out of it.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let _inside = Inside::enter();
+    let body = || {
+        Inside::for_good();
+        body()
+    };
     // SAFETY: plain calls on local signal sets; the mask of this thread is put back whatever happens in between (spawn does not unwind).
     unsafe {
         let mut all = std::mem::zeroed::<libc::sigset_t>();
