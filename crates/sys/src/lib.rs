@@ -2,11 +2,22 @@
 #![allow(unsafe_code)]
 
 pub mod allocator;
+pub mod core_of;
+pub mod frames;
+pub mod gate;
 pub mod lock;
+pub mod mapping;
 pub mod next;
+#[cfg(feature = "python")]
+pub mod python;
 pub mod quiet;
+pub mod residency;
 pub mod say;
 pub mod shared_words;
+pub mod signals;
 #[cfg(feature = "mimalloc")]
 pub mod small_blocks;
+pub mod staging;
+pub mod table;
 pub mod thread_word;
+pub mod uffd;
