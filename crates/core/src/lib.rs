@@ -3,5 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod foreign;
 pub mod handle;
 pub mod page;
+pub mod wire;

@@ -1,0 +1,443 @@
+//! Step 9: other owners' pages, kept under an offer. Covers accounts, versions, flushes, sharing with a forked child and giving everything back;
+//! not where the bytes lie (`foreign/blobs`), and not what is in them: a record is opaque here.
+//!
+//! An owner is the only writer of its pages. An account lasts while the owner has a link; with the last one, or at goodbye, its pages go.
+
+mod blobs;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::handle::{Handle, ObjectId, OwnerId, PoolId, Version};
+use crate::wire::message::{DoneStatus, PutStatus};
+use blobs::{BLOB_BYTES, BlobRef, Blobs};
+
+/// What the index costs for a page: an entry in a B-tree node that is two thirds full.
+const ENTRY_BYTES: u64 = 24;
+/// What an object costs: its first B-tree node and its place in the account.
+const OBJECT_BYTES: u64 = 256;
+
+/// An owner's place, for one link. Stays harmless when the account has gone: everything then answers `Gone`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Seat {
+    slot: u32,
+    account: u64,
+}
+
+impl Seat {
+    /// Names the owner's stay here; never given twice.
+    pub fn account(&self) -> u64 {
+        self.account
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Held<'a> {
+    Hit { version: Version, record: &'a [u8] },
+    Miss,
+    Gone,
+    Stale,
+}
+
+/// A later incarnation of this client has an account here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OlderIncarnation;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientCount {
+    pub owner: OwnerId,
+    pub links: u32,
+    pub pages: u64,
+    /// Of its records; what it shares with a parent or child counts for both.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ForeignCounts {
+    pub puts_stored: u64,
+    pub puts_refused_full: u64,
+    pub puts_gone: u64,
+    pub puts_stale: u64,
+    pub gets_hit: u64,
+    pub gets_miss: u64,
+    pub gets_gone: u64,
+    pub gets_stale: u64,
+    pub pages_flushed: u64,
+    pub shares: u64,
+    pub shares_refused: u64,
+    pub accounts_superseded: u64,
+    pub accounts_refused_older: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    version: Version,
+    blob: BlobRef,
+}
+
+type Pages = BTreeMap<u32, Entry>;
+type Key = (PoolId, ObjectId);
+
+struct Account {
+    serial: u64,
+    owner: OwnerId,
+    links: u32,
+    pages: u64,
+    bytes: u64,
+    /// Shared between a parent and a forked child until one of them changes the object.
+    objects: BTreeMap<Key, Arc<Pages>>,
+}
+
+pub struct Foreign {
+    offer_bytes: u64,
+    used_bytes: u64,
+    accounts: Vec<Option<Account>>,
+    vacant: Vec<u32>,
+    /// The account of a client, whatever its incarnation: there is never more than one.
+    by_client: HashMap<(u64, u128), u32>,
+    last_serial: u64,
+    blobs: Blobs,
+    /// Objects nobody sees any more, freed a slice at a time so that a big goodbye stops nobody.
+    dying: Vec<Pages>,
+    pub counts: ForeignCounts,
+}
+
+fn key(handle: &Handle) -> Key {
+    (handle.pool, handle.object)
+}
+
+/// Versions grow and may wrap.
+fn is_newer(version: Version, than: Version) -> bool {
+    (version.wrapping_sub(than) as i32) > 0
+}
+
+impl Foreign {
+    pub fn new(offer_bytes: u64) -> Self {
+        Foreign {
+            offer_bytes,
+            used_bytes: 0,
+            accounts: Vec::new(),
+            vacant: Vec::new(),
+            by_client: HashMap::new(),
+            last_serial: 0,
+            blobs: Blobs::default(),
+            dying: Vec::new(),
+            counts: ForeignCounts::default(),
+        }
+    }
+
+    /// A link of this owner opened. A later incarnation takes the place of an earlier one, whose pages go; an earlier one is refused.
+    pub fn arrive(&mut self, owner: &OwnerId) -> Result<Seat, OlderIncarnation> {
+        let client = (owner.node, owner.client);
+        if let Some(slot) = self.by_client.get(&client).copied()
+            && let Some(account) = self.accounts[slot as usize].as_mut()
+        {
+            if account.owner.incarnation == owner.incarnation {
+                account.links += 1;
+                return Ok(Seat { slot, account: account.serial });
+            }
+            if account.owner.incarnation > owner.incarnation {
+                self.counts.accounts_refused_older += 1;
+                return Err(OlderIncarnation);
+            }
+            self.counts.accounts_superseded += 1;
+            self.close_account(slot);
+        }
+        let slot = self.vacant.pop().unwrap_or(self.accounts.len() as u32);
+        if slot as usize == self.accounts.len() {
+            self.accounts.push(None);
+        }
+        self.last_serial += 1;
+        let serial = self.last_serial;
+        self.accounts[slot as usize] =
+            Some(Account { serial, owner: *owner, links: 1, pages: 0, bytes: 0, objects: BTreeMap::new() });
+        self.by_client.insert(client, slot);
+        Ok(Seat { slot, account: serial })
+    }
+
+    /// A link closed. With the owner's last one its pages go.
+    pub fn leave(&mut self, seat: Seat) {
+        if let Some(account) = self.account_mut(seat) {
+            account.links -= 1;
+            if account.links == 0 {
+                self.close_account(seat.slot);
+            }
+        }
+    }
+
+    /// The owner leaves, whatever links it has. Returns how many pages it had.
+    pub fn goodbye(&mut self, seat: Seat) -> Option<u64> {
+        let pages = self.account(seat)?.pages;
+        self.close_account(seat.slot);
+        self.counts.pages_flushed += pages;
+        Some(pages)
+    }
+
+    /// Unless it returns `Stored`, nothing is kept under this handle; `Stale` alone leaves the newer copy it found. The older copy goes first.
+    pub fn put(&mut self, seat: Seat, handle: &Handle, version: Version, record: &[u8]) -> PutStatus {
+        let Some(account) = self.account(seat) else {
+            self.counts.puts_gone += 1;
+            return PutStatus::Gone;
+        };
+        if account.entry(handle).is_some_and(|held| is_newer(held.version, version)) {
+            self.counts.puts_stale += 1;
+            return PutStatus::Stale;
+        }
+        self.remove(seat, handle);
+        let is_new_object = self.account(seat).is_some_and(|account| !account.objects.contains_key(&key(handle)));
+        let cost_bytes = record.len() as u64 + BLOB_BYTES + ENTRY_BYTES + if is_new_object { OBJECT_BYTES } else { 0 };
+        if self.used_bytes + cost_bytes > self.offer_bytes {
+            self.counts.puts_refused_full += 1;
+            return PutStatus::RefusedFull;
+        }
+        let Some(blob) = self.blobs.insert(record) else {
+            self.counts.puts_refused_full += 1;
+            return PutStatus::RefusedFull;
+        };
+        self.used_bytes += record.len() as u64 + BLOB_BYTES;
+        self.enter(seat, handle, Entry { version, blob }, record.len() as u64);
+        self.counts.puts_stored += 1;
+        PutStatus::Stored
+    }
+
+    pub fn get(&mut self, seat: Seat, handle: &Handle, version: Version) -> Held<'_> {
+        let Some(account) = self.accounts.get(seat.slot as usize).and_then(Option::as_ref) else {
+            self.counts.gets_gone += 1;
+            return Held::Gone;
+        };
+        if account.serial != seat.account {
+            self.counts.gets_gone += 1;
+            return Held::Gone;
+        }
+        match account.entry(handle) {
+            None => {
+                self.counts.gets_miss += 1;
+                Held::Miss
+            }
+            Some(entry) if entry.version != version => {
+                self.counts.gets_stale += 1;
+                Held::Stale
+            }
+            Some(entry) => {
+                self.counts.gets_hit += 1;
+                Held::Hit { version, record: self.blobs.bytes(entry.blob) }
+            }
+        }
+    }
+
+    /// Frees the page unless a newer version of it has come meanwhile. Returns pages freed; None: the account has gone.
+    pub fn flush(&mut self, seat: Seat, handle: &Handle, version: Version) -> Option<u64> {
+        let held = self.account(seat)?.entry(handle);
+        if held.is_none_or(|held| is_newer(held.version, version)) {
+            return Some(0);
+        }
+        self.remove(seat, handle);
+        self.counts.pages_flushed += 1;
+        Some(1)
+    }
+
+    /// Frees at most `limit` pages of the `count` from `first` on, in all their versions. Returns pages freed and where to go on.
+    pub fn flush_range(&mut self, seat: Seat, first: &Handle, count: u32, limit: usize) -> Option<(u64, Option<Handle>)> {
+        let account = self.account(seat)?;
+        let (Some(pages), 1..) = (account.objects.get(&key(first)), count) else {
+            return Some((0, None));
+        };
+        let last = first.index.saturating_add(count - 1);
+        let indices: Vec<u32> = pages.range(first.index..=last).map(|(index, _)| *index).take(limit).collect();
+        for index in &indices {
+            self.remove(seat, &Handle { index: *index, ..*first });
+        }
+        self.counts.pages_flushed += indices.len() as u64;
+        let next = indices.last().filter(|index| indices.len() == limit && **index < last);
+        Some((indices.len() as u64, next.map(|index| Handle { index: index + 1, ..*first })))
+    }
+
+    pub fn flush_object(&mut self, seat: Seat, pool: PoolId, object: ObjectId) -> Option<u64> {
+        self.account(seat)?;
+        let freed = self.remove_object(seat, (pool, object));
+        self.counts.pages_flushed += freed;
+        Some(freed)
+    }
+
+    pub fn destroy_pool(&mut self, seat: Seat, pool: PoolId) -> Option<u64> {
+        let range = (pool, ObjectId([0; 3]))..=(pool, ObjectId([u64::MAX; 3]));
+        let keys: Vec<Key> = self.account(seat)?.objects.range(range).map(|(key, _)| *key).collect();
+        let freed = keys.into_iter().map(|key| self.remove_object(seat, key)).sum();
+        self.counts.pages_flushed += freed;
+        Some(freed)
+    }
+
+    /// Gives a forked child its own view of all the pages the parent has here now. The child MUST be of the same node, have a link open and no
+    /// page yet. What either changes later the other does not see. Costs nothing per page until then.
+    pub fn share(&mut self, parent: Seat, child: &OwnerId) -> (DoneStatus, u64) {
+        let Some(account) = self.account(parent) else {
+            return (DoneStatus::Gone, 0);
+        };
+        let (node, pages, bytes) = (account.owner.node, account.pages, account.bytes);
+        let objects = account.objects.clone();
+        let slot = self.by_client.get(&(child.node, child.client)).copied();
+        let seat = slot.and_then(|slot| self.accounts[slot as usize].as_mut());
+        match seat {
+            Some(seat) if seat.owner == *child && child.node == node && seat.pages == 0 && seat.serial != parent.account => {
+                (seat.objects, seat.pages, seat.bytes) = (objects, pages, bytes);
+                self.counts.shares += 1;
+                (DoneStatus::Done, pages)
+            }
+            _ => {
+                self.counts.shares_refused += 1;
+                (DoneStatus::Refused, 0)
+            }
+        }
+    }
+
+    /// Frees up to `limit` pages that nobody sees any more. False: there are none left. Whoever dropped something calls this until then.
+    pub fn reap(&mut self, limit: usize) -> bool {
+        let mut left = limit;
+        while let Some(pages) = self.dying.last_mut() {
+            while let Some((_, entry)) = pages.pop_first() {
+                self.used_bytes -= ENTRY_BYTES + self.blobs.release(entry.blob);
+                left -= 1;
+                if left == 0 {
+                    return true;
+                }
+            }
+            self.used_bytes -= OBJECT_BYTES;
+            self.dying.pop();
+        }
+        false
+    }
+
+    /// Below what is used already, nothing more is taken; nothing is dropped.
+    pub fn set_offer(&mut self, offer_bytes: u64) {
+        self.offer_bytes = offer_bytes;
+    }
+
+    pub fn offer_bytes(&self) -> u64 {
+        self.offer_bytes
+    }
+
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes
+    }
+
+    pub fn free_bytes(&self) -> u64 {
+        self.offer_bytes.saturating_sub(self.used_bytes)
+    }
+
+    pub fn clients(&self) -> Vec<ClientCount> {
+        let count = |a: &Account| ClientCount { owner: a.owner, links: a.links, pages: a.pages, bytes: a.bytes };
+        self.accounts.iter().flatten().map(count).collect()
+    }
+
+    /// Counts everything again. For tests: what was leaked or counted twice.
+    pub fn check(&self) -> Result<(), String> {
+        let mut seen = HashMap::new();
+        for account in self.accounts.iter().flatten() {
+            let (mut count, mut bytes) = (0, 0);
+            for pages in account.objects.values() {
+                seen.insert(Arc::as_ptr(pages), pages.as_ref());
+                count += pages.len() as u64;
+                bytes += pages.values().map(|entry| self.blobs.bytes(entry.blob).len() as u64).sum::<u64>();
+            }
+            if (count, bytes) != (account.pages, account.bytes) {
+                return Err(format!(
+                    "{:?} has {count} pages, {bytes} bytes; counted {}, {}",
+                    account.owner, account.pages, account.bytes
+                ));
+            }
+        }
+        let trees: Vec<&Pages> = seen.into_values().chain(&self.dying).collect();
+        let mut references = HashMap::new();
+        for entry in trees.iter().flat_map(|pages| pages.values()) {
+            *references.entry(entry.blob).or_insert(0u32) += 1;
+        }
+        let entries: u64 = trees.iter().map(|pages| pages.len() as u64).sum();
+        let used = self.blobs.check(&references)? + entries * ENTRY_BYTES + trees.len() as u64 * OBJECT_BYTES;
+        if used == self.used_bytes { Ok(()) } else { Err(format!("{used} bytes used, counted {}", self.used_bytes)) }
+    }
+
+    fn account(&self, seat: Seat) -> Option<&Account> {
+        self.accounts.get(seat.slot as usize)?.as_ref().filter(|account| account.serial == seat.account)
+    }
+
+    fn account_mut(&mut self, seat: Seat) -> Option<&mut Account> {
+        self.accounts.get_mut(seat.slot as usize)?.as_mut().filter(|account| account.serial == seat.account)
+    }
+
+    /// The object's pages for writing. A view shared with a parent or child is copied first: that is the copy on write.
+    fn own_pages(&mut self, seat: Seat, key: Key) -> Option<&mut Pages> {
+        let account = self.accounts.get_mut(seat.slot as usize)?.as_mut()?;
+        let pages = account.objects.get_mut(&key)?;
+        if Arc::get_mut(pages).is_none() {
+            let copy = Pages::clone(pages);
+            for entry in copy.values() {
+                self.blobs.retain(entry.blob);
+            }
+            self.used_bytes += OBJECT_BYTES + ENTRY_BYTES * copy.len() as u64;
+            *pages = Arc::new(copy);
+        }
+        Arc::get_mut(pages)
+    }
+
+    fn enter(&mut self, seat: Seat, handle: &Handle, entry: Entry, bytes: u64) {
+        let mut new_bytes = ENTRY_BYTES;
+        if let Some(account) = self.account_mut(seat) {
+            account.pages += 1;
+            account.bytes += bytes;
+            account.objects.entry(key(handle)).or_insert_with(|| {
+                new_bytes += OBJECT_BYTES;
+                Arc::new(Pages::new())
+            });
+        }
+        self.used_bytes += new_bytes;
+        if let Some(pages) = self.own_pages(seat, key(handle)) {
+            pages.insert(handle.index, entry);
+        }
+    }
+
+    fn remove(&mut self, seat: Seat, handle: &Handle) {
+        if self.account(seat).and_then(|account| account.entry(handle)).is_none() {
+            return;
+        }
+        let Some(pages) = self.own_pages(seat, key(handle)) else { return };
+        let Some(entry) = pages.remove(&handle.index) else { return };
+        let is_last = pages.is_empty();
+        let bytes = self.blobs.bytes(entry.blob).len() as u64;
+        self.used_bytes -= ENTRY_BYTES + self.blobs.release(entry.blob);
+        if let Some(account) = self.account_mut(seat) {
+            account.pages -= 1;
+            account.bytes -= bytes;
+            if is_last {
+                account.objects.remove(&key(handle));
+                self.used_bytes -= OBJECT_BYTES;
+            }
+        }
+    }
+
+    fn remove_object(&mut self, seat: Seat, key: Key) -> u64 {
+        let Some(account) = self.accounts.get_mut(seat.slot as usize).and_then(Option::as_mut) else { return 0 };
+        let Some(pages) = account.objects.remove(&key) else { return 0 };
+        let freed = pages.len() as u64;
+        account.pages -= freed;
+        account.bytes -= pages.values().map(|entry| self.blobs.bytes(entry.blob).len() as u64).sum::<u64>();
+        self.dying.extend(Arc::into_inner(pages));
+        freed
+    }
+
+    fn close_account(&mut self, slot: u32) {
+        if let Some(account) = self.accounts[slot as usize].take() {
+            self.by_client.remove(&(account.owner.node, account.owner.client));
+            self.vacant.push(slot);
+            self.dying.extend(account.objects.into_values().filter_map(Arc::into_inner));
+        }
+    }
+}
+
+impl Account {
+    fn entry(&self, handle: &Handle) -> Option<Entry> {
+        self.objects.get(&key(handle))?.get(&handle.index).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests;
