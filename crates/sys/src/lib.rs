@@ -8,6 +8,7 @@ pub mod gate;
 pub mod lock;
 pub mod mapping;
 pub mod next;
+pub mod preloaded;
 #[cfg(feature = "python")]
 pub mod python;
 pub mod quiet;
