@@ -5,7 +5,9 @@
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::sync::OnceLock;
 
+/// What mmap and mremap return when they fail.
 pub const FAILED: usize = usize::MAX;
+pub const PAGE_BYTES: usize = 4096;
 
 /// A raw memory call: its result, with errno set like libc's wrapper when it is `FAILED`.
 fn call(number: c_long, a: [usize; 6]) -> usize {
@@ -149,11 +151,6 @@ pub fn copy(from: usize, to: usize, len: usize) {
     unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len) }
 }
 
-pub fn zero(block: usize, len: usize) {
-    // SAFETY: calloc made this block and has not given it out yet.
-    unsafe { std::ptr::write_bytes(block as *mut u8, 0, len) }
-}
-
 /// Stores a result where a C caller wants it (`posix_memalign`).
 pub fn store(target: usize, value: usize) {
     // SAFETY: the C caller passes the address of a pointer of its own.
@@ -168,6 +165,27 @@ pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern 
 
 fn as_unsafe(f: extern "C" fn()) -> unsafe extern "C" fn() {
     f
+}
+
+static EXIT_KEY: OnceLock<libc::pthread_key_t> = OnceLock::new();
+
+/// `left(number)` will run at the exit of each thread that called [`note_thread`] with that number. To be called once, early: keys below 32 need no memory.
+pub fn at_thread_exit(left: extern "C" fn(usize)) -> bool {
+    let mut key = 0;
+    // SAFETY: a pointer and a word are passed alike on every ABI we build for; the key is a local word.
+    let made = unsafe {
+        let left = std::mem::transmute::<extern "C" fn(usize), unsafe extern "C" fn(*mut c_void)>(left);
+        libc::pthread_key_create(&mut key, Some(left)) == 0
+    };
+    made && EXIT_KEY.set(key).is_ok()
+}
+
+/// Gives this thread a number, not zero, to leave with.
+pub fn note_thread(number: usize) {
+    if let Some(key) = EXIT_KEY.get() {
+        // SAFETY: the key exists; its value is a number, never a pointer to anything.
+        unsafe { libc::pthread_setspecific(*key, number as *const c_void) };
+    }
 }
 
 /// Ends the process at once: no destructors, no atexit handlers, which may expect a program that has started.
