@@ -18,6 +18,7 @@ use crate::statblock::StatBlock;
 pub struct Engine {
     stats: StatBlock,
     resident_bytes: AtomicU64,
+    /// u64::MAX: none given.
     resident_limit_bytes: AtomicU64,
     pub(crate) pages: Lock<HashMap<Handle, Box<Page>>>,
     pools: AtomicU64,
@@ -29,7 +30,7 @@ impl Engine {
         Ok(Arc::new(Engine {
             stats,
             resident_bytes: AtomicU64::new(0),
-            resident_limit_bytes: AtomicU64::new(options.resident_bytes.unwrap_or(options.local_bytes / 2)),
+            resident_limit_bytes: AtomicU64::new(options.resident_bytes.unwrap_or(u64::MAX)),
             pages: Lock::new(HashMap::new()),
             pools: AtomicU64::new(0),
         }))
@@ -53,7 +54,7 @@ impl Engine {
 
     /// What the last directive, or the options, say that may stay resident. None: the pager decides.
     pub fn resident_limit_bytes(&self) -> Option<u64> {
-        Some(self.resident_limit_bytes.load(Relaxed))
+        Some(self.resident_limit_bytes.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
     /// The pager's word on how much managed memory is resident: the store gets what the local limit leaves.
@@ -66,6 +67,11 @@ impl Engine {
     pub fn wait_for_room(&self, timeout_ms: u64) -> bool {
         let _ = timeout_ms;
         true
+    }
+
+    /// What the store takes of this machine's memory. One load.
+    pub fn store_bytes(&self) -> u64 {
+        self.pages.lock().len() as u64 * 4096
     }
 
     pub fn stats(&self) -> &StatBlock {
