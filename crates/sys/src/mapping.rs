@@ -23,6 +23,15 @@ pub fn map_at(addr: usize, len: usize, prot: i32) -> Result<(), Errno> {
     map_raw(addr, len, prot, flags).map(drop)
 }
 
+/// At exactly this address, a mapping of a file that has no such page: every access raises SIGBUS.
+pub fn map_nothing(addr: usize, len: usize) -> Result<(), Errno> {
+    let empty = rustix::fs::memfd_create(c"ramster-lost", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let (prot, flags) =
+        (rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE, rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::FIXED);
+    // SAFETY: a fixed mapping over an address that the caller's table says is ours; the mapping keeps the file alive.
+    unsafe { rustix::mm::mmap(addr as *mut c_void, len, prot, flags, &empty, 0) }.map(drop)
+}
+
 /// Memory of our own, anywhere; untouched parts cost nothing. Never given back: it holds tables that live as long as the process.
 pub fn map_table(len: usize) -> Result<usize, Errno> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -42,9 +51,9 @@ pub fn discard(addr: usize, len: usize) -> Result<(), Errno> {
     advise(addr, len, libc::MADV_DONTNEED)
 }
 
-/// Moves the page tables of a mapping to exactly `to`, in place of what is there; the old addresses become unmapped.
+/// Moves the pages of a mapping to exactly `to`, in place of what is there; the old addresses stay mapped and empty, so that nobody else gets them.
 pub fn move_to(from: usize, len: usize, to: usize) -> Result<(), Errno> {
-    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
     call(libc::SYS_mremap, [from, len, len, flags as usize, to]).map(drop)
 }
 
@@ -54,6 +63,14 @@ pub fn lock(addr: usize, len: usize) -> Result<(), Errno> {
 
 pub fn unlock(addr: usize, len: usize) -> Result<(), Errno> {
     call(libc::SYS_munlock, [addr, len, 0, 0, 0]).map(drop)
+}
+
+pub fn lock_all(flags: i32) -> Result<(), Errno> {
+    call(libc::SYS_mlockall, [flags as usize, 0, 0, 0, 0]).map(drop)
+}
+
+pub fn unlock_all() -> Result<(), Errno> {
+    call(libc::SYS_munlockall, [0; 5]).map(drop)
 }
 
 fn map_raw(addr: usize, len: usize, prot: i32, flags: i32) -> Result<usize, Errno> {

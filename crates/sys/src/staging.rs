@@ -3,24 +3,23 @@
 use ramster_core::page::{PAGE_BYTES, Page};
 use rustix::io::Errno;
 
-pub struct Staging {
+pub struct Staging<const PAGES: usize> {
     base: usize,
-    pages: usize,
 }
 
-impl Staging {
+impl<const PAGES: usize> Staging<PAGES> {
     /// Lives as long as the process: a staging area belongs to a thread that never ends.
-    pub fn new(pages: usize) -> Result<Self, Errno> {
-        Ok(Self { base: crate::mapping::map_table(pages * PAGE_BYTES)?, pages })
+    pub fn new() -> Result<Self, Errno> {
+        Ok(Self { base: crate::mapping::map_table(PAGES * PAGE_BYTES)? })
     }
 
-    pub fn pages(&mut self) -> &mut [Page] {
+    pub fn pages(&mut self) -> &mut [Page; PAGES] {
         // SAFETY: mapped for ever, page aligned, zero-initialised by the kernel, and borrowed through `&mut self` alone.
-        unsafe { std::slice::from_raw_parts_mut(self.base as *mut Page, self.pages) }
+        unsafe { &mut *(self.base as *mut [Page; PAGES]) }
     }
 
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts(self.base as *const u8, self.pages * PAGE_BYTES) }
+        unsafe { std::slice::from_raw_parts(self.base as *const u8, PAGES * PAGE_BYTES) }
     }
 }

@@ -132,6 +132,12 @@ impl Uffd {
         Ok(Self { fd, features, door })
     }
 
+    /// From now on [`Uffd::read`] fails with EAGAIN rather than wait, and poll works.
+    pub fn never_block(&self) {
+        // Only fails for a descriptor that is not open.
+        let _ = rustix::fs::fcntl_setfl(&self.fd, rustix::fs::OFlags::NONBLOCK);
+    }
+
     pub fn has(&self, feature: u64) -> bool {
         self.features & feature == feature
     }

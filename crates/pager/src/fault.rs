@@ -1,0 +1,402 @@
+//! Steps 10 and 14: a page fault becomes a get, and the page goes into the process. One `Handler` a thread; it takes no GIL, touches no managed memory and
+//! waits for nothing but the kernel and, through its lane, the peer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ramster_core::backend::{Keep, Lost};
+use ramster_core::handle::Handle;
+use ramster_core::page::PAGE_BYTES;
+use ramster_engine::{Arrival, Lane, LaneGet, Stat, now_ms};
+use ramster_sys::say::say;
+use ramster_sys::staging::Staging;
+use ramster_sys::uffd::{Fault, FillError, Uffd, feature};
+
+use crate::Pager;
+use crate::ahead::{Ahead, REACH_PAGES};
+use crate::crew::Post;
+use crate::reclaim::Reclaimer;
+use crate::regions::Region;
+use crate::states::{EXTENT_PAGES, NUMBER_MASK, Place};
+
+/// Fresh memory is zero-filled in runs of at most this many pages when it is touched in order: 256 KiB, so that a program that touches one page in a
+/// thousand does not get the other 999.
+const FRESH_RUN_PAGES: usize = 64;
+/// A fault makes room itself at most this often; then the program goes over its limit rather than wait longer.
+const ROOM_TRIES: usize = 64;
+
+pub struct Handler {
+    pager: &'static Pager,
+    uffd: Arc<Uffd>,
+    lane: Lane,
+    reclaimer: Reclaimer,
+    ahead: Ahead,
+    staging: Staging<EXTENT_PAGES>,
+    zeroes: Staging<EXTENT_PAGES>,
+    outcomes: Vec<LaneGet>,
+    handles: Vec<Handle>,
+    pending: Vec<Pending>,
+    /// Where the last run of fresh pages ended, and how long it was.
+    fresh_end: usize,
+    fresh_run: usize,
+    post: Post,
+}
+
+#[derive(Clone, Copy)]
+struct Pending {
+    request: u64,
+    page: usize,
+    number: u32,
+}
+
+impl Handler {
+    pub fn new(pager: &'static Pager, uffd: Arc<Uffd>, post: Post) -> Result<Self, rustix::io::Errno> {
+        Ok(Self {
+            pager,
+            uffd,
+            lane: pager.engine.lane(),
+            reclaimer: Reclaimer::new(pager),
+            ahead: Ahead::default(),
+            staging: Staging::new()?,
+            zeroes: Staging::new()?,
+            outcomes: Vec::with_capacity(64),
+            handles: Vec::with_capacity(64),
+            pending: Vec::with_capacity(256),
+            fresh_end: 0,
+            fresh_run: 0,
+            post,
+        })
+    }
+
+    /// Answers faults for ever.
+    pub fn run(mut self) {
+        let mut faults = [Fault { addr: 0, thread: 0, write_protect: false }; 8];
+        loop {
+            match self.uffd.read(&mut faults) {
+                Ok(count) => {
+                    for fault in &faults[..count] {
+                        self.post.saw(fault.thread);
+                        self.answer(fault);
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => self.wait(),
+                Err(errno) => {
+                    say(format_args!("reading page faults failed ({errno}): the program cannot go on"));
+                    std::process::abort();
+                }
+            }
+            self.take_arrivals();
+            if self.pending.is_empty() {
+                self.post.stand_down_if_idle();
+            }
+        }
+    }
+
+    /// Until a fault or an answer of a peer is there.
+    fn wait(&mut self) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let timeout = self.lane.next_deadline_ms().map(|deadline| {
+            let rest = deadline.saturating_sub(now_ms());
+            Timespec { tv_sec: (rest / 1000) as i64, tv_nsec: (rest % 1000 * 1_000_000) as i64 }
+        });
+        let faults = PollFd::new(&*self.uffd, PollFlags::IN);
+        let _ = match self.lane.fd() {
+            Some(fd) => poll(&mut [faults, PollFd::from_borrowed_fd(fd, PollFlags::IN)], timeout.as_ref()),
+            None => poll(&mut [faults], timeout.as_ref()),
+        };
+    }
+
+    fn answer(&mut self, fault: &Fault) {
+        let pager = self.pager;
+        self.make_room(1);
+        let layout = pager.layout.read();
+        let Some(region) = layout.regions.find(fault.addr).copied().filter(|region| !region.foreign) else {
+            self.uffd.wake(fault.addr, PAGE_BYTES);
+            return;
+        };
+        let stats = pager.engine.stats();
+        let page = pager.page_of(fault.addr);
+        let held = pager.states.lock_extent(page / EXTENT_PAGES);
+        if fault.write_protect {
+            // Copying out (reclaim::copy_out) holds the extent while it protects, so whoever waits here has been let through by now.
+            let _ = self.uffd.write_protect(fault.addr, PAGE_BYTES, false);
+            self.uffd.wake(fault.addr, PAGE_BYTES);
+            return;
+        }
+        stats.add(Stat::Faults, 1);
+        match pager.states.place(page) {
+            Place::Home => {
+                stats.add(Stat::FaultsZero, 1);
+                drop(held);
+                self.zero_fill(&region, fault.addr);
+            }
+            Place::Victim(group) => {
+                stats.add(Stat::FaultsVictim, 1);
+                self.take_back(page, group, Place::Home);
+            }
+            Place::Packing(group) => {
+                stats.add(Stat::FaultsVictim, 1);
+                self.take_back(page, group, Place::TakenBack(group));
+            }
+            Place::TakenBack(_) => self.uffd.wake(fault.addr, PAGE_BYTES),
+            Place::Stored => {
+                drop(held);
+                self.localify(&region, page);
+            }
+            // The arrival wakes everybody who waits for this page.
+            Place::Fetching(_) => {}
+            Place::Lost => self.poison(page),
+        }
+    }
+
+    /// Room for `pages` more under the limit. The reclaimer is normally ahead; when it isn't, the faulting side does its work.
+    fn make_room(&mut self, pages: usize) {
+        let pager = self.pager;
+        for _ in 0..ROOM_TRIES {
+            if !pager.limit.is_over(pager.victim_held_bytes(), pages * PAGE_BYTES) || !self.reclaimer.step() {
+                break;
+            }
+        }
+        if pager.limit.is_short(pager.victim_held_bytes()) {
+            pager.short.ring();
+        }
+    }
+
+    /// First touch: zeroes for this page, and in a growing run for the ones after it when memory is touched in order.
+    fn zero_fill(&mut self, region: &Region, addr: usize) {
+        let pager = self.pager;
+        self.fresh_run = if addr == self.fresh_end { (self.fresh_run * 2).clamp(1, FRESH_RUN_PAGES) } else { 1 };
+        let end = region.end.min(addr + self.fresh_run * PAGE_BYTES);
+        let mut at = addr;
+        while at < end {
+            let page = pager.page_of(at);
+            let extent = page / EXTENT_PAGES;
+            let extent_end = pager.addr_of((extent + 1) * EXTENT_PAGES).min(end);
+            let _held = pager.states.lock_extent(extent);
+            let fresh =
+                (0..(extent_end - at) / PAGE_BYTES).take_while(|more| pager.states.place(page + more) == Place::Home).count();
+            let done = match self.uffd.copy(at, &self.zeroes.bytes()[..fresh * PAGE_BYTES]) {
+                Ok(done) => done,
+                // Somebody filled it first, or it is being unmapped: whoever waits looks again.
+                Err((done, _)) => {
+                    self.uffd.wake(at, fresh.max(1) * PAGE_BYTES);
+                    done
+                }
+            };
+            pager.limit.came_home(done / PAGE_BYTES);
+            if done > 0 {
+                pager.cold.came_home(extent);
+            }
+            at += done;
+            if done < fresh * PAGE_BYTES || at < extent_end {
+                break;
+            }
+        }
+        self.fresh_end = at;
+    }
+
+    /// The page is still in a frame of ours: a copy, no decompression.
+    fn take_back(&mut self, page: usize, group: u32, becomes: Place) {
+        let pager = self.pager;
+        let frame = pager.victims.frames.page(pager.victims.slot(group, page));
+        pager.states.set(page, becomes);
+        if becomes == Place::Home {
+            pager.victims.took_back(group, page);
+        }
+        bring_home(pager, &self.uffd, page, frame);
+        pager.cold.came_home(page / EXTENT_PAGES);
+    }
+
+    /// Steps 11 to 13: get it from the engine; local pages are written at once, remote ones arrive later.
+    fn localify(&mut self, region: &Region, page: usize) {
+        let pager = self.pager;
+        let stats = pager.engine.stats();
+        let mut plan = self.ahead.plan(page);
+        if pager.limit.is_over(pager.victim_held_bytes(), (plan.pages + 1) * PAGE_BYTES) {
+            plan.pages = 0;
+        }
+        match self.localify_run(region, page, plan.stride, 1 + plan.pages) {
+            Some(LaneGet::Pending(_)) => stats.add(Stat::FaultsRemote, 1),
+            _ => stats.add(Stat::FaultsLocal, 1),
+        }
+    }
+
+    /// Brings `pages` pages home, extent by extent, the faulting one first; stops at the first that is not stored. Returns what became of the first.
+    fn localify_run(&mut self, region: &Region, page: usize, stride: isize, pages: usize) -> Option<LaneGet> {
+        let pager = self.pager;
+        let (mut at, mut left, mut first) = (page, pages.min(REACH_PAGES + 1), None);
+        while left > 0 {
+            let extent = at / EXTENT_PAGES;
+            let held = pager.states.lock_extent(extent);
+            self.handles.clear();
+            let start = at;
+            while left > 0
+                && at / EXTENT_PAGES == extent
+                && self.handles.len() < EXTENT_PAGES
+                && pager.states.place(at) == Place::Stored
+            {
+                let addr = pager.addr_of(at);
+                if addr < region.start || addr >= region.end {
+                    break;
+                }
+                self.handles.push(region.handle(pager.pool, addr));
+                left -= 1;
+                at = at.wrapping_add_signed(stride);
+            }
+            let count = self.handles.len();
+            if count == 0 {
+                // The faulting page itself was answered by somebody else since we looked.
+                if first.is_none() {
+                    self.uffd.wake(pager.addr_of(page), PAGE_BYTES);
+                }
+                break;
+            }
+            let mut places = self.staging.pages().each_mut();
+            self.lane.get_run(&self.handles, Keep::KeepRemote, &mut places[..count], &mut self.outcomes);
+            first = first.or(self.outcomes.first().copied());
+            self.deliver_run(start, stride, count);
+            drop(held);
+        }
+        first
+    }
+
+    /// Puts the run in `staging` into the program, neighbours in one call.
+    fn deliver_run(&mut self, start: usize, stride: isize, count: usize) {
+        let pager = self.pager;
+        let stats = pager.engine.stats();
+        let mut index = 0;
+        while index < count {
+            let page = start.wrapping_add_signed(stride * index as isize);
+            match self.outcomes[index] {
+                LaneGet::Hit => {
+                    let hits = self.outcomes[index..count].iter().take_while(|outcome| matches!(outcome, LaneGet::Hit)).count();
+                    let run = if stride == 1 { hits } else { 1 };
+                    (page..page + run).for_each(|page| pager.states.set(page, Place::Home));
+                    bring_home(pager, &self.uffd, page, &self.staging.bytes()[index * PAGE_BYTES..(index + run) * PAGE_BYTES]);
+                    stats.add(Stat::PagesIn, run as u64);
+                    stats.add(Stat::PagesAhead, (run - usize::from(index == 0)) as u64);
+                    pager.cold.came_home(page / EXTENT_PAGES);
+                    index += run;
+                    continue;
+                }
+                LaneGet::Pending(request) => {
+                    let number = pager.fetches.fetch_add(1, Relaxed) & NUMBER_MASK;
+                    pager.states.set(page, Place::Fetching(number));
+                    self.pending.push(Pending { request, page, number });
+                    self.post.waits_for_peers();
+                }
+                LaneGet::Lost(lost) => self.lose(page, Some(lost)),
+                LaneGet::Miss => self.lose(page, None),
+            }
+            index += 1;
+        }
+    }
+
+    /// Remote pages that have come in, or failed to by their deadline.
+    fn take_arrivals(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let Self { pager, uffd, lane, pending, .. } = self;
+        let mut lost = [None; 8];
+        let mut lost_count = 0;
+        lane.ready(now_ms(), &mut |request, _handle, arrival| {
+            let Some(index) = pending.iter().position(|one| one.request == request) else { return };
+            let Pending { page, number, .. } = pending.swap_remove(index);
+            let _layout = pager.layout.read();
+            let _held = pager.states.lock_extent(page / EXTENT_PAGES);
+            if pager.states.place(page) != Place::Fetching(number) {
+                return; // unmapped, discarded or moved meanwhile
+            }
+            match arrival {
+                Arrival::Page(bytes) => {
+                    pager.states.set(page, Place::Home);
+                    bring_home(pager, uffd, page, bytes);
+                    pager.engine.stats().add(Stat::PagesIn, 1);
+                    pager.cold.came_home(page / EXTENT_PAGES);
+                }
+                Arrival::Lost(why) => {
+                    pager.states.set(page, Place::Lost);
+                    lost[lost_count % 8] = Some((page, Some(why)));
+                    lost_count += 1;
+                }
+                Arrival::Miss => {
+                    pager.states.set(page, Place::Lost);
+                    lost[lost_count % 8] = Some((page, None));
+                    lost_count += 1;
+                }
+            }
+            if lost_count > 8 {
+                // More than fit in one round of messages: still poison it, silently.
+                let addr = pager.addr_of(page);
+                poison_at(uffd, addr);
+            }
+        });
+        for (page, why) in lost.into_iter().flatten() {
+            let _layout = self.pager.layout.read();
+            let _held = self.pager.states.lock_extent(page / EXTENT_PAGES);
+            if self.pager.states.place(page) == Place::Lost {
+                self.lose(page, why);
+            }
+        }
+    }
+
+    /// What cannot be brought back stops the one access that needs it, loudly. The extent is held.
+    fn lose(&mut self, page: usize, lost: Option<Lost>) {
+        let addr = self.pager.addr_of(page);
+        match lost {
+            Some(lost) => say(format_args!(
+                "the page at {addr:#x} is lost: {:?}, holder {:?}; every access to it gets SIGBUS",
+                lost.why,
+                lost.holder.map(|holder| holder.0)
+            )),
+            None => {
+                say(format_args!("the page at {addr:#x} is lost: the store has no such page; every access to it gets SIGBUS"))
+            }
+        }
+        self.pager.states.set(page, Place::Lost);
+        self.poison(page);
+    }
+
+    fn poison(&mut self, page: usize) {
+        poison_at(&self.uffd, self.pager.addr_of(page));
+    }
+}
+
+/// UFFDIO_POISON (Linux 6.6), or else a page of a file that has no such page: both answer an access with SIGBUS.
+fn poison_at(uffd: &Uffd, addr: usize) {
+    let poisoned = uffd.has(feature::POISON) && matches!(uffd.poison(addr, PAGE_BYTES), Ok(()) | Err(FillError::Present));
+    if !poisoned && ramster_sys::mapping::map_nothing(addr, PAGE_BYTES).is_err() {
+        say(format_args!("cannot stop the access to the lost page at {addr:#x}: the process ends"));
+        std::process::abort();
+    }
+    uffd.wake(addr, PAGE_BYTES);
+}
+
+/// Copies whole pages into the program, wakes who waits for them and counts them. The extents are held. A page that is there already was put there behind
+/// our back (a bare system call): the program's own wins.
+fn bring_home(pager: &Pager, uffd: &Uffd, page: usize, bytes: &[u8]) {
+    let mut at = 0;
+    while at < bytes.len() {
+        let addr = pager.addr_of(page) + at;
+        match uffd.copy(addr, &bytes[at..]) {
+            Ok(done) => {
+                pager.limit.came_home(done / PAGE_BYTES);
+                return;
+            }
+            Err((done, FillError::Present)) => {
+                pager.limit.came_home(done / PAGE_BYTES);
+                uffd.wake(addr + done, PAGE_BYTES);
+                at += done + PAGE_BYTES;
+            }
+            Err((_, FillError::Gone | FillError::Exiting)) => {
+                uffd.wake(addr, bytes.len() - at);
+                return;
+            }
+            Err((_, error)) => {
+                say(format_args!("the page at {addr:#x} cannot be brought in ({error:?}): the process ends"));
+                std::process::abort();
+            }
+        }
+    }
+}

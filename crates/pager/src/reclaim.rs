@@ -1,0 +1,309 @@
+//! Step 1: cold pages leave. One step takes an extent out of the program into the victim buffer, and puts the group that has waited there longest.
+//! Covers moving out and putting; which extent is cold is `cold.rs`, how much must leave is `limit.rs`. Many threads may take steps at once.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use ramster_core::backend::{Backend, Put};
+use ramster_core::handle::Handle;
+use ramster_core::page::{PAGE_BYTES, Page};
+use ramster_engine::{Putter, Stat, now_ms};
+use ramster_sys::residency::resident_mask;
+use ramster_sys::say::say;
+use ramster_sys::uffd::{FillError, feature};
+
+use crate::limit;
+use crate::regions::Region;
+use crate::states::{EXTENT_PAGES, EXTENT_SHIFT, Place};
+use crate::{Layout, Managing, Pager};
+
+/// How many cold extents one step looks at before it says that nothing can leave.
+const LOOKS: usize = 64;
+/// With nowhere to put a page the program may take this much more before we look again.
+const OVERDRAFT_BYTES: usize = 4 << 20;
+/// How often an exceeded limit is tried again, and lost pages are looked for in the page tables: each costs the program a few milliseconds.
+const REPAY_EVERY_MS: u64 = 1000;
+
+/// One a thread that reclaims: owns its codec contexts and buffers.
+pub struct Reclaimer {
+    pager: &'static Pager,
+    putter: Putter,
+    outcomes: Vec<Put>,
+    handles: Vec<Handle>,
+    pages: Vec<usize>,
+    copy: Box<Page>,
+}
+
+impl Pager {
+    pub(crate) fn victim_held_bytes(&self) -> usize {
+        self.victims.held_pages() * PAGE_BYTES
+    }
+
+    /// Follows what the engine allows: the user's resident limit, or what the store leaves of the local limit.
+    pub(crate) fn follow_limit(&self) {
+        let engine_limit = self.engine.resident_limit_bytes().map_or(usize::MAX, |bytes| bytes as usize);
+        let stored = self.engine.store_bytes() as usize;
+        let floor = (self.local_bytes / 8).max(1 << 20).min(self.local_bytes);
+        let rest = self.local_bytes.saturating_sub(stored).max(floor);
+        self.limit.set_bytes(self.resident_bytes.map_or(rest, |bytes| bytes.min(rest)).min(engine_limit));
+        self.engine.note_resident((self.limit.home_bytes() + self.victim_held_bytes()) as u64);
+    }
+
+    fn buffer_pages(&self) -> usize {
+        limit::victim_bytes(self.limit.bytes()).min(self.victims.capacity_pages() * PAGE_BYTES / 2) / PAGE_BYTES
+    }
+}
+
+impl Reclaimer {
+    pub fn new(pager: &'static Pager) -> Self {
+        Self {
+            pager,
+            putter: pager.engine.putter(),
+            outcomes: Vec::with_capacity(EXTENT_PAGES),
+            handles: Vec::with_capacity(EXTENT_PAGES),
+            pages: Vec::with_capacity(EXTENT_PAGES),
+            copy: Box::new([0; PAGE_BYTES]),
+        }
+    }
+
+    /// Takes one cold extent out and puts what the victim buffer holds too much. False: nothing could leave.
+    pub fn step(&mut self) -> bool {
+        let pager = self.pager;
+        let mut progress = false;
+        // Over the limit nothing may wait in the buffer: taking out alone would not make room.
+        if pager.victims.held_pages() >= pager.buffer_pages() || pager.limit.is_over(pager.victim_held_bytes(), 0) {
+            progress |= self.put_oldest();
+        }
+        progress |= self.take_out_coldest();
+        pager.follow_limit();
+        progress || self.put_oldest()
+    }
+
+    fn take_out_coldest(&mut self) -> bool {
+        let pager = self.pager;
+        for _ in 0..LOOKS {
+            let Some(extent) = pager.cold.next() else { return false };
+            let layout = pager.layout.read();
+            let Some(managing) = layout.managing.clone() else { return false };
+            let taken = self.take_out(&layout, &managing, extent);
+            if taken > 0 {
+                pager.engine.stats().add(Stat::PagesOut, taken as u64);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Every resident page of the extent, out. Returns how many.
+    fn take_out(&mut self, layout: &Layout, managing: &Managing, extent: usize) -> usize {
+        let pager = self.pager;
+        let start = pager.arena.start + (extent << EXTENT_SHIFT);
+        let end = start + (1 << EXTENT_SHIFT);
+        let _held = pager.states.lock_extent(extent);
+        let first_page = extent * EXTENT_PAGES;
+        if (first_page..first_page + EXTENT_PAGES).any(|page| matches!(pager.states.place(page), Place::TakenBack(_))) {
+            // A put of an older life of a page still runs; two puts of one page must not overtake each other.
+            pager.cold.came_home(extent);
+            return 0;
+        }
+        let mut taken = 0;
+        for piece in layout.regions.pieces(start, end).filter(Region::evictable) {
+            let Some(group) = pager.victims.take() else {
+                pager.cold.came_home(extent);
+                break;
+            };
+            let (mask, busy) = self.move_out(managing, &piece, group);
+            let first = pager.page_of(piece.start);
+            for page in first..first + piece.len() / PAGE_BYTES {
+                if mask & (1 << (page % EXTENT_PAGES)) != 0 {
+                    pager.states.set(page, Place::Victim(group));
+                }
+            }
+            pager.limit.left_home(mask.count_ones() as usize);
+            pager.victims.fill(group, extent, mask);
+            taken += mask.count_ones() as usize;
+            if busy && (layout.forked || !managing.uffd.has(feature::MOVE)) {
+                taken += self.copy_out(managing, &piece);
+            }
+        }
+        taken
+    }
+
+    /// Moves the piece's frames into the group, holes and all. The kernel takes the page and its mapping away in one go, so a thread that writes at the
+    /// same moment either wrote before or faults after. Returns which slots are filled, and whether some page could not be moved.
+    fn move_out(&mut self, managing: &Managing, piece: &Region, group: u32) -> (u16, bool) {
+        let pager = self.pager;
+        if !managing.uffd.has(feature::MOVE) {
+            return (0, true);
+        }
+        let slot = pager.victims.slot(group, pager.page_of(piece.start));
+        let mut busy = false;
+        let mut at = 0;
+        while at < piece.len() {
+            match managing.uffd.move_pages(pager.victims.frames.addr(slot) + at, piece.start + at, piece.len() - at, false) {
+                Ok(_) => break,
+                // A page that is pinned, or shared since a fork: leave it and go on behind it.
+                Err((done, FillError::Busy)) => {
+                    busy = true;
+                    at += done + PAGE_BYTES;
+                }
+                Err((done, error)) => {
+                    if done == 0 && !matches!(error, FillError::Gone | FillError::Exiting) {
+                        say(format_args!("taking pages out at {:#x} failed: {error:?}", piece.start));
+                    }
+                    break;
+                }
+            }
+        }
+        (resident_mask(pager.victims.frames.addr(pager.victims.first_slot(group)), EXTENT_PAGES), busy)
+    }
+
+    /// For pages that cannot be moved (shared with a forked child, or a kernel without MOVE): protect, put a copy, discard. The extent is held, so a thread
+    /// that writes meanwhile waits for us and then faults. Pinned pages (direct I/O under way) cannot be told apart here, which is why a process that has
+    /// not forked on a kernel with MOVE never comes here: there, busy means pinned, and pinned stays.
+    fn copy_out(&mut self, managing: &Managing, piece: &Region) -> usize {
+        let pager = self.pager;
+        if managing.uffd.write_protect(piece.start, piece.len(), true).is_err() {
+            return 0;
+        }
+        let mut taken = 0;
+        let mask = resident_mask(piece.start, piece.len() / PAGE_BYTES);
+        for index in (0..piece.len() / PAGE_BYTES).filter(|index| mask & (1 << index) != 0) {
+            let addr = piece.start + index * PAGE_BYTES;
+            ramster_sys::frames::copy_present(addr, &mut self.copy);
+            if self.putter.put(&piece.handle(pager.pool, addr), &self.copy) == Put::Stored {
+                pager.states.set(pager.page_of(addr), Place::Stored);
+                let _ = ramster_sys::mapping::discard(addr, PAGE_BYTES);
+                pager.limit.left_home(1);
+                taken += 1;
+            } else {
+                self.nowhere_to_put();
+            }
+        }
+        let _ = managing.uffd.write_protect(piece.start, piece.len(), false);
+        managing.uffd.wake(piece.start, piece.len());
+        taken
+    }
+
+    /// Steps 2 to 5 for the group that has waited longest; false when none waits.
+    fn put_oldest(&mut self) -> bool {
+        let pager = self.pager;
+        let layout = pager.layout.read();
+        let Some(group) = pager.victims.oldest() else { return false };
+        let Some(managing) = layout.managing.clone() else { return false };
+        let extent = pager.victims.extent(group);
+        self.begin_packing(&layout, group, extent);
+        if !self.pages.is_empty() {
+            let frames = &pager.victims.frames;
+            let mut pages: [&Page; EXTENT_PAGES] = [frames.page(pager.victims.slot(group, self.pages[0])); EXTENT_PAGES];
+            for (place, page) in pages.iter_mut().zip(&self.pages) {
+                *place = frames.page(pager.victims.slot(group, *page));
+            }
+            self.putter.put_run(&self.handles, &pages[..self.pages.len()], &mut self.outcomes);
+            self.end_packing(&managing, group, extent);
+        }
+        pager.victims.give_back(group);
+        true
+    }
+
+    fn begin_packing(&mut self, layout: &Layout, group: u32, extent: usize) {
+        let pager = self.pager;
+        self.handles.clear();
+        self.pages.clear();
+        let _held = pager.states.lock_extent(extent);
+        let mask = pager.victims.mask(group);
+        for page in (extent * EXTENT_PAGES..).take(EXTENT_PAGES).filter(|page| mask & (1 << (page % EXTENT_PAGES)) != 0) {
+            let addr = pager.addr_of(page);
+            let Some(region) = layout.regions.find(addr) else { continue };
+            if pager.states.place(page) == Place::Victim(group) {
+                pager.states.set(page, Place::Packing(group));
+                self.pages.push(page);
+                self.handles.push(region.handle(pager.pool, addr));
+            }
+        }
+    }
+
+    fn end_packing(&mut self, managing: &Managing, group: u32, extent: usize) {
+        let pager = self.pager;
+        let _held = pager.states.lock_extent(extent);
+        for ((page, handle), outcome) in self.pages.iter().zip(&self.handles).zip(&self.outcomes) {
+            match (pager.states.place(*page), outcome) {
+                (Place::Packing(_), Put::Stored) => pager.states.set(*page, Place::Stored),
+                (Place::Packing(_), Put::Rejected(_)) => {
+                    // The store is full and so is everybody else: the page goes home again.
+                    pager.states.set(*page, Place::Home);
+                    let frame = pager.victims.frames.page(pager.victims.slot(group, *page));
+                    if managing.uffd.copy(pager.addr_of(*page), frame).is_ok() {
+                        pager.limit.came_home(1);
+                    }
+                }
+                (Place::TakenBack(_), outcome) => {
+                    pager.states.set(*page, Place::Home);
+                    if *outcome == Put::Stored {
+                        pager.engine.flush_page(handle);
+                    }
+                }
+                (place, _) => say(format_args!("page {page:#x} was {place:?} at the end of a put: this is a bug")),
+            }
+        }
+        if self.outcomes.iter().any(|outcome| matches!(outcome, Put::Rejected(_))) {
+            pager.cold.came_home(extent);
+            self.nowhere_to_put();
+        }
+    }
+
+    fn nowhere_to_put(&self) {
+        self.pager.overdraw();
+    }
+}
+
+impl Pager {
+    pub(crate) fn overdraw(&self) {
+        self.limit.overdraw(OVERDRAFT_BYTES);
+        self.engine.stats().add(Stat::SoftLimit, 1);
+        if !self.said_soft_limit.swap(true, Relaxed) {
+            say(format_args!(
+                "the local limit is exceeded because there is nowhere to put pages: name peers (--peers) or a directory (--spill), or raise --local"
+            ));
+        }
+    }
+}
+
+/// The thread that keeps a reserve, so that faults need not make room themselves.
+pub fn reclaim_for_ever(pager: &'static Pager) {
+    let mut reclaimer = Reclaimer::new(pager);
+    let (mut repay_at_ms, mut recount_at_ms) = (0, 0);
+    loop {
+        let heard = pager.short.listen();
+        if pager.limit.overdrawn() && now_ms() >= repay_at_ms {
+            pager.limit.repay();
+            repay_at_ms = now_ms() + REPAY_EVERY_MS;
+        }
+        pager.follow_limit();
+        while pager.limit.lacks_reserve(pager.victim_held_bytes()) {
+            if !reclaimer.step() {
+                if now_ms() >= recount_at_ms {
+                    pager.recount();
+                    recount_at_ms = now_ms() + REPAY_EVERY_MS;
+                }
+                break;
+            }
+            pager.engine.wait_for_room(20);
+        }
+        pager.report_resident();
+        pager.short.wait(heard, 1000);
+    }
+}
+
+impl Pager {
+    /// The counters follow the kernel's page table, which also knows what the program did behind our back.
+    pub(crate) fn recount(&self) {
+        let layout = self.layout.write();
+        let bytes = self.queue(&layout, self.arena.start, self.arena.end);
+        self.limit.set_home_bytes(bytes);
+    }
+
+    pub(crate) fn report_resident(&self) {
+        let bytes = (self.limit.home_bytes() + self.victim_held_bytes()) as u64;
+        self.engine.stats().set_gauge_with_max(Stat::BytesResident, Stat::BytesResidentMax, bytes);
+    }
+}

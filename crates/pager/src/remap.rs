@@ -1,0 +1,181 @@
+//! mremap of managed memory: grow, shrink, move. Pages move with the kernel's own page tables, stored ones keep their names; nothing is copied.
+
+use ramster_core::backend::Put;
+use ramster_core::page::PAGE_BYTES;
+use ramster_sys::mapping;
+use rustix::io::Errno;
+
+use crate::mapping::round_up;
+use crate::regions::Region;
+use crate::states::{EXTENT_PAGES, Place};
+use crate::{Layout, Managing, Pager};
+
+impl Pager {
+    /// As mremap(2): `fixed` is MREMAP_FIXED's address (inside the arena).
+    pub fn remap(
+        &'static self,
+        old: usize,
+        old_len: usize,
+        new_len: usize,
+        may_move: bool,
+        fixed: Option<usize>,
+    ) -> Result<usize, Errno> {
+        let (old_len, new_len) = (round_up(old_len)?, round_up(new_len)?);
+        self.check(old, old_len)?;
+        if let Some(to) = fixed {
+            self.check(to, new_len)?;
+        }
+        let mut layout = self.layout.write();
+        let prot = self.whole(&layout, old, old_len)?;
+        if new_len < old_len {
+            self.drop_range(&mut layout, old + new_len, old + old_len);
+            mapping::vacate(old + new_len, old_len - new_len)?;
+            layout.addresses.give(old + new_len, old_len - new_len);
+        }
+        let kept_len = old_len.min(new_len);
+        let at = match fixed {
+            Some(to) => self.move_range(&mut layout, old, kept_len, Some(to), new_len, false)?,
+            None if new_len <= old_len => old,
+            None if layout.addresses.take_at(old + old_len, new_len - old_len) => {
+                self.grow(&mut layout, old, old_len, new_len, prot)?;
+                old
+            }
+            None if may_move => self.move_range(&mut layout, old, kept_len, None, new_len, false)?,
+            None => return Err(Errno::NOMEM),
+        };
+        if at != old && new_len > kept_len {
+            self.grow(&mut layout, at, kept_len, new_len, prot)?;
+        }
+        let mapped = layout.regions.mapped_bytes();
+        drop(layout);
+        self.watch_if_over(mapped);
+        Ok(at)
+    }
+
+    /// MREMAP_DONTUNMAP: the pages move, the old addresses stay mapped and read as zeroes.
+    pub fn remap_keep(&'static self, old: usize, len: usize, fixed: Option<usize>) -> Result<usize, Errno> {
+        let len = round_up(len)?;
+        self.check(old, len)?;
+        if let Some(to) = fixed {
+            self.check(to, len)?;
+        }
+        let mut layout = self.layout.write();
+        self.whole(&layout, old, len)?;
+        self.move_range(&mut layout, old, len, fixed, len, true)
+    }
+
+    /// The range must be mapped without a hole, and ours.
+    fn whole(&self, layout: &Layout, at: usize, len: usize) -> Result<i32, Errno> {
+        if layout.regions.covered_to(at, at + len) != at + len || layout.regions.pieces(at, at + len).any(|piece| piece.foreign) {
+            return Err(Errno::FAULT);
+        }
+        layout.regions.find(at + len - 1).map(|region| region.prot).ok_or(Errno::FAULT)
+    }
+
+    fn grow(&self, layout: &mut Layout, at: usize, from_len: usize, to_len: usize, prot: i32) -> Result<(), Errno> {
+        self.map_region(layout, at + from_len, to_len - from_len, prot)
+    }
+
+    /// Moves `len` bytes of pages to fresh addresses with room for `room_len`, or to `to`.
+    fn move_range(
+        &self,
+        layout: &mut Layout,
+        old: usize,
+        len: usize,
+        to: Option<usize>,
+        room_len: usize,
+        keep_old: bool,
+    ) -> Result<usize, Errno> {
+        let at = match to {
+            Some(to) => {
+                self.drop_range(layout, to, to + room_len);
+                mapping::vacate(to, room_len)?;
+                layout.addresses.take_overlap(to, room_len);
+                to
+            }
+            // Congruent to the old address, so that whole extents stay whole and huge pages huge.
+            None => layout.addresses.take(room_len, if room_len >= 2 << 20 { 2 << 20 } else { 64 << 10 }).ok_or(Errno::NOMEM)?,
+        };
+        let managing = layout.managing.clone();
+        if let Some(managing) = &managing {
+            self.settle(layout, managing, old, old + len);
+        }
+        let pieces = layout.regions.carve(old, old + len);
+        for piece in &pieces {
+            let there = at + (piece.start - old);
+            move_whole(piece.start, piece.len(), there)?;
+            layout.regions.insert(Region { start: there, end: there + piece.len(), ..*piece });
+            if let Some(managing) = &managing {
+                // A mapping that moved is registered no more.
+                managing.uffd.register(there, piece.len())?;
+                self.move_states(piece.start, there, piece.len());
+            }
+        }
+        if keep_old {
+            for piece in &pieces {
+                self.map_region(layout, piece.start, piece.len(), piece.prot)?;
+            }
+        } else {
+            mapping::vacate(old, len)?;
+            layout.addresses.give(old, len);
+        }
+        self.queue(layout, at, at + len);
+        Ok(at)
+    }
+
+    /// Frames of the victim buffer and fetches under way know pages by address: none of either may be left in a range that moves.
+    fn settle(&self, layout: &Layout, managing: &Managing, start: usize, end: usize) {
+        let mut putter = None;
+        for piece in layout.regions.pieces(start, end) {
+            for addr in (piece.start..piece.end).step_by(PAGE_BYTES) {
+                let page = self.page_of(addr);
+                match self.states.place(page) {
+                    Place::Victim(group) => {
+                        self.victims.took_back(group, page);
+                        let frame = self.victims.frames.page(self.victims.slot(group, page));
+                        let putter = putter.get_or_insert_with(|| self.engine.putter());
+                        if putter.put(&piece.handle(self.pool, addr), frame) == Put::Stored {
+                            self.states.set(page, Place::Stored);
+                        } else {
+                            self.states.set(page, Place::Home);
+                            if managing.uffd.copy(addr, frame).is_ok() {
+                                self.limit.came_home(1);
+                            }
+                        }
+                    }
+                    // The copy at the peer was kept; whoever asks at the new address fetches again.
+                    Place::Fetching(_) => self.states.set(page, Place::Stored),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn move_states(&self, from: usize, to: usize, len: usize) {
+        let (from, to) = (self.page_of(from), self.page_of(to));
+        for index in 0..len / PAGE_BYTES {
+            let place = self.states.place(from + index);
+            if place != Place::Home {
+                self.states.set(from + index, Place::Home);
+                self.states.set(to + index, place);
+            }
+            debug_assert!(
+                matches!(place, Place::Home | Place::Stored | Place::Lost),
+                "page {index} of extent {} is {place:?}",
+                from / EXTENT_PAGES
+            );
+        }
+    }
+}
+
+/// The kernel moves one mapping at a time; a piece that it keeps as several (different advice) is moved in halves.
+fn move_whole(from: usize, len: usize, to: usize) -> Result<(), Errno> {
+    match mapping::move_to(from, len, to) {
+        Err(Errno::FAULT) if len > PAGE_BYTES => {
+            let half = (len / 2).next_multiple_of(PAGE_BYTES);
+            move_whole(from, half, to)?;
+            move_whole(from + half, len - half, to + half)
+        }
+        other => other,
+    }
+}
