@@ -3,7 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod compress;
 pub mod foreign;
 pub mod handle;
+pub mod localify;
 pub mod page;
+pub mod remotify;
+pub mod store;
+pub mod tmem;
 pub mod wire;
