@@ -87,6 +87,10 @@ impl Kind {
         }
     }
 
+    pub fn is_answer(self) -> bool {
+        matches!(self, Self::PutDone | Self::Pages | Self::Done | Self::Farewell | Self::Pong)
+    }
+
     /// Shortest and longest body that makes sense for `count` pages: checked on the header alone, before any of the body is waited for.
     fn body_bounds(self, count: usize) -> (usize, usize) {
         let exact = |bytes| (bytes, bytes);

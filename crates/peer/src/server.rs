@@ -1,0 +1,181 @@
+//! Step 8, the holder's side: one server for thousands of links. Covers starting, stopping, the offer and what is counted; not the links
+//! themselves (`server/connection`), who runs them (`server/worker`) or how pages are kept (`core::foreign`).
+
+mod answer;
+mod connection;
+mod counters;
+mod worker;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use ramster_core::foreign::{ClientCount, Foreign, ForeignCounts};
+use ramster_sys::lock::Lock;
+use rustix::fd::OwnedFd;
+
+use counters::Counters;
+pub use counters::EndReason;
+use worker::{Mailbox, Worker};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServerConfig {
+    pub listen: SocketAddr,
+    pub node: u64,
+    /// Which life of this holder; grows from start to start.
+    pub incarnation: u64,
+    /// Memory for foreign pages, what it takes to find them included.
+    pub offer_bytes: u64,
+    pub max_links: usize,
+    pub threads: usize,
+    pub timeouts: Timeouts,
+}
+
+impl ServerConfig {
+    /// With the usual limits: 4096 links, 2 threads.
+    pub fn new(listen: SocketAddr, node: u64, offer_bytes: u64) -> Self {
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let incarnation = since_epoch.as_nanos() as u64;
+        ServerConfig { listen, node, incarnation, offer_bytes, max_links: 4096, threads: 2, timeouts: Timeouts::default() }
+    }
+}
+
+/// A client that is silent between frames is never timed out: keepalive tells whether its machine lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// From being accepted to the whole hello.
+    pub hello_ms: u64,
+    /// From the first byte of a frame to its last: 64 KiB, so this is not about speed but about half frames.
+    pub half_frame_ms: u64,
+    /// Without the client taking any byte of its answers.
+    pub not_taking_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts { hello_ms: 5_000, half_frame_ms: 10_000, not_taking_ms: 30_000 }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerStats {
+    pub offer_bytes: u64,
+    pub used_bytes: u64,
+    pub links: usize,
+    pub links_accepted: u64,
+    /// Why links ended, by the names in docs/protocol.md; reasons that never occurred are there with 0.
+    pub links_ended: Vec<(&'static str, u64)>,
+    /// Times that accepting paused because the process had no descriptors or memory left.
+    pub accepts_paused: u64,
+    pub foreign: ForeignCounts,
+    pub clients: Vec<ClientCount>,
+}
+
+impl ServerStats {
+    pub fn pages(&self) -> u64 {
+        self.clients.iter().map(|client| client.pages).sum()
+    }
+
+    pub fn ended(&self, reason: EndReason) -> u64 {
+        self.links_ended.iter().find(|(name, _)| *name == reason.name()).map_or(0, |(_, count)| *count)
+    }
+}
+
+/// What the threads of a server share.
+struct Shared {
+    config: ServerConfig,
+    /// Held for one page or one slice of pages at a time, never over a system call.
+    foreign: Lock<Foreign>,
+    counters: Counters,
+    links: AtomicUsize,
+    stopping: AtomicBool,
+    /// Grows with every change of the offer: links tell their clients.
+    offer_changes: AtomicU64,
+    mailboxes: Vec<Mailbox>,
+}
+
+pub struct Server {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    pub fn start(config: ServerConfig) -> io::Result<Server> {
+        let listener = TcpListener::bind(config.listen)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let mailboxes = (0..config.threads.max(1)).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
+        let shared = Arc::new(Shared {
+            config,
+            foreign: Lock::new(Foreign::new(config.offer_bytes)),
+            counters: Counters::default(),
+            links: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            offer_changes: AtomicU64::new(0),
+            mailboxes,
+        });
+        let mut server = Server { shared, address, threads: Vec::new() };
+        let mut listener = Some(OwnedFd::from(listener));
+        for index in 0..server.shared.mailboxes.len() {
+            let worker = Worker::new(index, Arc::clone(&server.shared), listener.take())?;
+            server.threads.push(ramster_sys::quiet::spawn("ramster-holder", move || worker.run())?);
+        }
+        Ok(server)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Less than is used already: nothing more is taken, nothing is dropped. Clients are told.
+    pub fn set_offer(&self, offer_bytes: u64) {
+        self.shared.foreign.lock().set_offer(offer_bytes);
+        self.shared.offer_changes.fetch_add(1, Ordering::SeqCst);
+        self.shared.wake_all();
+    }
+
+    pub fn stats(&self) -> ServerStats {
+        let (offer_bytes, used_bytes, counts, clients) = {
+            let foreign = self.shared.foreign.lock();
+            (foreign.offer_bytes(), foreign.used_bytes(), foreign.counts, foreign.clients())
+        };
+        ServerStats {
+            offer_bytes,
+            used_bytes,
+            links: self.shared.links.load(Ordering::Relaxed),
+            links_accepted: self.shared.counters.accepted.load(Ordering::Relaxed),
+            links_ended: self.shared.counters.ended(),
+            accepts_paused: self.shared.counters.accepts_paused.load(Ordering::Relaxed),
+            foreign: counts,
+            clients,
+        }
+    }
+
+    /// Counts every foreign page again; for tests and `ramster doctor`.
+    pub fn check(&self) -> Result<(), String> {
+        self.shared.foreign.lock().check()
+    }
+
+    /// Ends every link and frees every page. The same as dropping the server.
+    pub fn stop(self) {}
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.wake_all();
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has nothing left to stop; its message is on standard error.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn wake_all(&self) {
+        self.mailboxes.iter().for_each(Mailbox::wake);
+    }
+}

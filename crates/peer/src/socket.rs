@@ -1,0 +1,83 @@
+//! TCP sockets as links need them. Covers opening with a deadline, options, and reads and writes that never block or are interrupted; not what
+//! is sent.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+/// A peer whose machine died is noticed after 10 + 3 x 5 s. Shorter would blame short stalls of the network; longer keeps a dead owner's pages.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
+/// The same for bytes under way that nobody acknowledges, which keepalive does not cover.
+const UNACKNOWLEDGED_MS: u32 = 25_000;
+
+pub fn tune(socket: &OwnedFd) -> Result<(), Errno> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED_MS)
+}
+
+/// None: not connected by the deadline. The socket stays non-blocking.
+pub fn connect(address: &SocketAddr, deadline: Instant) -> Result<Option<OwnedFd>, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    let socket = ramster_sys::quiet::move_high(socket);
+    tune(&socket)?;
+    match rustix::net::connect(&socket, address) {
+        Ok(()) => return Ok(Some(socket)),
+        // EINTR of a connect means, like EINPROGRESS, that it goes on by itself.
+        Err(Errno::INPROGRESS | Errno::INTR) => {}
+        Err(errno) => return Err(errno),
+    }
+    if !wait_for(&socket, PollFlags::OUT, deadline)? {
+        return Ok(None);
+    }
+    sockopt::socket_error(&socket)??;
+    Ok(Some(socket))
+}
+
+/// False: the deadline passed first.
+pub fn wait_for(socket: &impl AsFd, events: PollFlags, deadline: Instant) -> Result<bool, Errno> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        match poll(&mut [PollFd::new(socket, events)], Some(&timeout)) {
+            Ok(count) => return Ok(count > 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// None: nothing there now. Some(0): the other side closed.
+pub fn receive(socket: &impl AsFd, space: &mut [u8]) -> Result<Option<usize>, Errno> {
+    loop {
+        match rustix::net::recv(socket, &mut *space, RecvFlags::DONTWAIT) {
+            Ok((_, count_bytes)) => return Ok(Some(count_bytes)),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Bytes the kernel took; 0 when it takes none now.
+pub fn send(socket: &impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
+    loop {
+        match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN) => return Ok(0),
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
