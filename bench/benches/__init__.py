@@ -1,0 +1,15 @@
+"""Every bench by name, in the order of the table in docs/performance.md."""
+
+from __future__ import annotations
+
+from bench.benches import costs, density, fits, paging, remote, whole
+from bench.benches.bench import Bench
+
+ALL: tuple[Bench, ...] = (
+    *paging.BENCHES,
+    *remote.BENCHES,
+    *density.BENCHES,
+    *fits.BENCHES,
+    *whole.BENCHES,
+    *costs.BENCHES,
+)

@@ -1,0 +1,176 @@
+"""The sides of a comparison: a program alone, under ramster (alone or with a holder), in a memory cgroup with swap.
+
+The program is the same file with the same arguments. What is equal: the bytes resident. What is not bounded on either
+side: the compressed store (zram's memory is charged to nobody, so ramster's store is left free too).
+Not: what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Protocol
+
+from bench import memory_group, swap_devices
+from bench.machine import ROOT
+from bench.memory_group import MemoryGroup
+from bench.running import Job, Running, started
+
+# Room for a store that nobody bounds.
+STORE_BYTES = 8 << 30
+# With a holder everything cold is to leave: what is on its way needs a little room.
+STORE_IN_TRANSIT_BYTES = 4 << 20
+HOLDER_OFFER = "6G"
+
+
+class Side(Protocol):
+    """One way to run a job."""
+
+    name: str
+
+    def missing(self) -> str | None: ...
+
+    def start(self, job: Job, scratch: Path) -> AbstractContextManager[Running]: ...
+
+
+class Plain:
+    """The program alone."""
+
+    name = "plain"
+
+    def missing(self) -> str | None:
+        return memory_group.missing()
+
+    @contextmanager
+    def start(self, job: Job, scratch: Path) -> Iterator[Running]:
+        del scratch  # for sides that keep files beside the run
+        with MemoryGroup(None) as group, started(job, group) as running:
+            yield running
+
+
+class UnderSwap:
+    """The program in a memory cgroup of `resident_bytes` with swap."""
+
+    def __init__(self, device: str) -> None:
+        self.name = f"swap-{device}"
+        self._device = device
+
+    def missing(self) -> str | None:
+        own = swap_devices.zram_missing() if self._device == "zram" else swap_devices.nbd_missing()
+        return memory_group.missing() or own
+
+    @contextmanager
+    def start(self, job: Job, scratch: Path) -> Iterator[Running]:
+        device = swap_devices.zram() if self._device == "zram" else swap_devices.nbd(scratch)
+        with device as look, MemoryGroup(job.resident_bytes) as group, started(job, group) as running:
+            running.look = look
+            yield running
+
+
+def preload_library() -> Path | None:
+    """The newest preload library that was built here; RAMSTER_PRELOAD names another."""
+    if named := os.environ.get("RAMSTER_PRELOAD"):
+        return Path(named)
+    found = [
+        *ROOT.glob("src/ramster/_preload*.so"),
+        *ROOT.glob(".venv/lib/python3*/site-packages/ramster/_preload*.so"),
+        *ROOT.glob("target/release/libramster_preload.so"),
+    ]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def stat_fields() -> list[str]:
+    """The names of the stat block's words, from their one source."""
+    source = (ROOT / "crates/engine/src/statblock.rs").read_text()
+    table = re.search(r"^stats! \{$(.*?)^\}$", source, re.MULTILINE | re.DOTALL)
+    assert table is not None, "crates/engine/src/statblock.rs has no table of stats"
+    return re.findall(r'^\s+\w+ "(\w+)"$', table.group(1), re.MULTILINE)
+
+
+def _read_stats(path: Path) -> dict[str, int]:
+    raw = path.read_bytes() if path.exists() else b""
+    words = [int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8)]
+    return dict(zip(stat_fields(), words, strict=False))
+
+
+class UnderRamster:
+    """The program with the preload library, as `ramster run` starts it; with a holder all cold pages go to it."""
+
+    def __init__(self, *, holder: bool = False, holder_cpus: frozenset[int] | None = None) -> None:
+        self.name = "ramster-peer" if holder else "ramster"
+        self._holder = holder
+        self._holder_cpus = holder_cpus
+
+    def missing(self) -> str | None:
+        if preload_library() is None:
+            return "ramster's preload library (pip install .)"
+        if self._holder and not _ramster_command().exists():
+            return f"{_ramster_command()}, to start the holder (make install)"
+        return memory_group.missing()
+
+    @contextmanager
+    def start(self, job: Job, scratch: Path) -> Iterator[Running]:
+        library = preload_library()
+        assert library is not None
+        stats = scratch / "stats"
+        stats.unlink(missing_ok=True)
+        resident = job.resident_bytes
+        store = STORE_IN_TRANSIT_BYTES if self._holder else STORE_BYTES
+        options: dict[str, object] = {"stat_block": str(stats), "program": job.argv[0]}
+        options["local_bytes"] = (resident or STORE_BYTES) + store
+        if resident is not None:
+            options["resident_bytes"] = resident
+        with (
+            MemoryGroup(None) as group,
+            _holder(scratch, self._holder_cpus) if self._holder else nullcontext() as address,
+        ):
+            if address is not None:
+                options["peers"] = [{"node": 9, "address": address}]
+            environment = {"LD_PRELOAD": str(library), "RAMSTER_OPTIONS": json.dumps(options)}
+            with started(job, group, environment) as running:
+                running.look = lambda: _read_stats(stats)
+                yield running
+
+
+def _ramster_command() -> Path:
+    return ROOT / ".venv/bin/ramster"
+
+
+@contextmanager
+def _holder(scratch: Path, cpus: frozenset[int] | None) -> Iterator[str]:
+    """A second node on this machine, on these cores. Yields where it listens."""
+    address = f"127.0.0.1:{swap_devices.free_port()}"
+    admin = scratch / "holder.sock"
+    config = scratch / "holder.toml"
+    config.write_text(f'[node]\nid = 9\nlisten = "{address}"\noffer = "{HOLDER_OFFER}"\nsocket = "{admin}"\n')
+    log = scratch / "holder.log"
+    pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [str(_ramster_command()), "node", "--config", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            preexec_fn=pin,  # noqa: PLW1509 - no other thread lives here when a holder is started
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not admin.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the holder did not start: {log.read_text().strip()[-300:]}")
+            time.sleep(0.02)
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
