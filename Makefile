@@ -1,0 +1,74 @@
+# The few commands of this project. `make demo` and `make test` each work first thing on a fresh clone; both leave .venv/bin/ramster.
+.DELETE_ON_ERROR:
+.PHONY: demo test check bench fuzz soak lock clean venv build tools
+.DEFAULT_GOAL := demo
+
+PYTHON ?= python3
+# Rust that .ci/tools had to fetch is found here.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+# Not the user's own packages or settings of a session in another environment.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+demo: build
+	.venv/bin/ramster demo
+
+test: build .venv/.dev
+	cargo test --locked --workspace
+	.venv/bin/python -m pytest
+
+check: build .venv/.dev
+	.venv/bin/ruff check src tests bench
+	.venv/bin/ruff format --check src tests bench
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+	MYPYPATH=src .venv/bin/stubtest ramster._native
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+bench: build .venv/.dev
+	cd bench && ../.venv/bin/python -m bench
+
+fuzz: tools
+	fuzz/run
+
+# Races, each forced some hundred times: SOAK_SECONDS bounds it.
+soak: build .venv/.dev
+	.venv/bin/python -m pytest tests/soak -q -m "" --soak-seconds=$${SOAK_SECONDS:-600}
+
+# The newest versions that fit; the only place where versions are chosen. Needs uv.
+lock:
+	uv pip compile -q --python-version 3.11 --universal --generate-hashes --allow-unsafe --custom-compile-command 'make lock' \
+		--upgrade pyproject.toml locks/build.in -o locks/run.txt
+	uv pip compile -q --python-version 3.11 --universal --generate-hashes --allow-unsafe --custom-compile-command 'make lock' \
+		--upgrade --extra dev -c locks/run.txt pyproject.toml locks/build.in -o locks/dev.txt
+	uv pip compile -q --python-version 3.11 --universal --generate-hashes --custom-compile-command 'make lock' \
+		--upgrade locks/rust.in -o locks/rust.txt
+
+clean:
+	rm -rf .venv build dist target src/*.egg-info src/ramster/*.so .mypy_cache .ruff_cache .pytest_cache
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv: .venv/.run
+build: .venv/.built
+
+# What must be on the machine before anything is built; installs Rust into .venv where it is missing.
+tools: .venv/.run
+	@PYTHON=.venv/bin/python sh .ci/tools
+
+.venv/.run: locks/run.txt
+	@PYTHON="$(PYTHON)" sh .ci/python
+	@.venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r locks/run.txt
+	@touch $@
+
+.venv/.dev: locks/dev.txt .venv/.run
+	@.venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r locks/dev.txt
+	@touch $@
+
+# Both shared objects land in src/ramster, and .venv/bin/ramster runs from there: an edit of Python needs no build.
+.venv/.built: .venv/.run pyproject.toml $(RUST_SOURCES)
+	@PYTHON=.venv/bin/python sh .ci/tools
+	@echo "building the native parts (some minutes the first time) ..."
+	@.venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps --no-index -e . || \
+		{ echo "ramster: the build failed; its messages are above. See: .venv/bin/python -m pip install --no-build-isolation --no-deps -v -e ." >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,103 @@
+"""The verbs as Typer sees them. Each imports what it needs when it is called; errors become one line in `main`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from ramster.errors import UsageError
+
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+app = typer.Typer(
+    name="ramster",
+    help="Pools the RAM of several machines: a program's cold memory is compressed, kept here, or pushed to a machine with room.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+    add_help_option=False,
+)
+def run(context: typer.Context) -> None:
+    """Run an unmodified program with managed memory (ramster run --help)."""
+    from ramster.cli import run as verb
+
+    raise typer.Exit(verb.main(context.args))
+
+
+@app.command()
+def node(
+    config: Annotated[str, typer.Option(help="The TOML file with [node] and [[peers]].")],
+) -> None:
+    """Serve this machine's spare RAM to other nodes, in the foreground; logs to standard error."""
+    from ramster.cli import node as verb
+
+    verb.main(config)
+
+
+@app.command()
+def status(
+    node: Annotated[str | None, typer.Option(help="The node's admin socket.")] = None,
+    config: Annotated[str | None, typer.Option(help="The node's file, which names its socket.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Show the nodes and the clients of the local node."""
+    from ramster.cli import status as verb
+
+    verb.main(node, config, as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: JSON = False) -> None:
+    """Say what this machine allows, what is missing, and the command that grants it."""
+    from ramster.cli import doctor as verb
+
+    raise typer.Exit(verb.main(as_json=as_json))
+
+
+@app.command()
+def demo(
+    size: Annotated[str, typer.Option(help="How much text to sort.")] = "256M",
+    as_json: JSON = False,
+) -> None:
+    """Sort a few hundred MiB of this machine's text in a quarter of the memory that it needs, with a second node."""
+    from ramster.demo import story
+
+    raise typer.Exit(story.main(size, as_json=as_json))
+
+
+@app.command()
+def version(as_json: JSON = False) -> None:
+    """Print the version."""
+    from ramster import __version__
+
+    print_facts({"version": __version__}, __version__, as_json=as_json)
+
+
+def print_facts(facts: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """One JSON object, or the text for people."""
+    print(json.dumps(facts, indent=2) if as_json else text)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a verb; returns the exit code. Raises UsageError where Typer would print a box."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments or ["--help"], prog_name="ramster", standalone_mode=False)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context else "ramster"
+        message = " ".join(error.format_message().split()).rstrip(".")
+        raise UsageError(f"{message}; see: {where} --help") from None
+    except typer.Abort:
+        return 130
+    if not arguments:
+        return 2
+    return code if isinstance(code, int) else 0

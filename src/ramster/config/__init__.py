@@ -1,0 +1,1 @@
+"""What people write down: sizes, addresses, the TOML file; and what this machine says about its memory."""

@@ -1,0 +1,173 @@
+"""The TOML file: `[node]`, `[[peers]]` and `[run]`, read and checked. Every error names the file, the line and the cure.
+
+Not: what the figures lead to. `[node]` and `[[peers]]` are for `ramster node`, `[[peers]]` and `[run]` for `ramster run
+--config`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from typing import Any
+
+from ramster.config import addresses, lines, places, sizes
+from ramster.errors import ConfigError, RamsterError
+
+# What each key must be, and what to write when it is not.
+NODE_KEYS: dict[str, tuple[type, str]] = {
+    "id": (int, "a whole number from 1 that no other node has, like 1"),
+    "listen": (str, 'a loopback address, like "127.0.0.1:7946"'),
+    "offer": (str, 'a size, like "2G" or "25%"'),
+    "socket": (str, 'a path, like "/run/ramster/node.sock"'),
+}
+PEER_KEYS: dict[str, tuple[type, str]] = {
+    "id": NODE_KEYS["id"],
+    "address": (str, 'an address, like "127.0.0.1:7947"'),
+}
+RUN_KEYS: dict[str, tuple[type, str]] = {
+    "local": (str, 'a size, like "1G", or "auto"'),
+    "resident": (str, 'a size, like "512M"'),
+    "spill": (str, "a directory"),
+    "malloc": (str, '"auto" or "system"'),
+    "node": (str, "the path of a node's socket"),
+}
+TABLES: dict[str, dict[str, tuple[type, str]]] = {"node": NODE_KEYS, "peers": PEER_KEYS, "run": RUN_KEYS}
+
+
+@dataclass(frozen=True)
+class NodeTable:
+    """`[node]`: who this node is, where it listens, how many bytes of RAM it lends, where its admin socket is."""
+
+    id: int
+    listen: str
+    offer_bytes: int
+    socket: str
+
+
+@dataclass(frozen=True)
+class PeerEntry:
+    """One of `[[peers]]`: another node and where it listens."""
+
+    id: int
+    address: str
+
+
+@dataclass(frozen=True)
+class File:
+    """A whole file. `run` holds the strings of `[run]`, named as the flags of `ramster run`."""
+
+    path: str
+    node: NodeTable | None = None
+    peers: tuple[PeerEntry, ...] = ()
+    run: dict[str, str] = field(default_factory=dict)
+
+
+def read(path: str, *, ram_bytes: int) -> File:
+    """Reads and checks `path`; percentages are of `ram_bytes`. Raises ConfigError."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text; write it as a TOML file") from None
+    return parse(text, path=path, ram_bytes=ram_bytes)
+
+
+def parse(text: str, *, path: str, ram_bytes: int) -> File:
+    """The same from a text that is already read."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax(path, text, str(error)) from None
+    check = _Check(path, text)
+    check.keys("", data, TABLES)
+    node = None
+    if "node" in data:
+        node = _node(check, check.table("node", data["node"], NODE_KEYS), ram_bytes)
+    peers = _peers(check, data.get("peers", []))
+    run: dict[str, str] = {}
+    if "run" in data:
+        run = dict(check.table("run", data["run"], RUN_KEYS))
+    return File(path, node, peers, run)
+
+
+@dataclass(frozen=True)
+class _Check:
+    path: str
+    text: str
+
+    def error(self, message: str, table: str, key: str | None = None, index: int = 0) -> ConfigError:
+        line = lines.line_of(self.text, table, key, index)
+        return ConfigError(f"{self.path}:{line}: {message}" if line else f"{self.path}: {message}")
+
+    def keys(self, table: str, found: dict[str, Any], known: dict[str, Any], index: int = 0) -> None:
+        for key in found:
+            if key in known:
+                continue
+            near = difflib.get_close_matches(key, known, n=1)
+            cure = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            where = f"[{table}]" if table else "the file"
+            raise self.error(
+                f"unknown key {key!r} in {where}; {cure}", table if table else key, key if table else None, index
+            )
+
+    def table(self, name: str, found: Any, known: dict[str, tuple[type, str]], index: int = 0) -> dict[str, Any]:
+        if not isinstance(found, dict):
+            raise self.error(f"{name} must be a table; write [{name}] on a line of its own", "", name)
+        self.keys(name, found, known, index)
+        for key, value in found.items():
+            kind, cure = known[key]
+            if type(value) is not kind:
+                raise self.error(f"{name}.{key} must be {cure}, not {value!r}", name, key, index)
+        return found
+
+    def need(self, table: str, found: dict[str, Any], known: dict[str, tuple[type, str]], index: int = 0) -> None:
+        for key, (_, cure) in known.items():
+            if key not in found:
+                raise self.error(f"{key!r} is missing in [{table}]; add {key} = {cure}", table, None, index)
+
+
+def _node(check: _Check, found: dict[str, Any], ram_bytes: int) -> NodeTable:
+    found = {"socket": places.default_socket(), **found}
+    check.need("node", found, NODE_KEYS)
+    if not 1 <= found["id"] < 1 << 63:
+        raise check.error(f"node.id must be {NODE_KEYS['id'][1]}, not {found['id']}", "node", "id")
+    try:
+        host, _ = addresses.split(found["listen"], of="node.listen")
+        offer_bytes = sizes.parse(found["offer"], of="node.offer", ram_bytes=ram_bytes)
+    except RamsterError as error:
+        key = "listen" if "node.listen" in str(error) else "offer"
+        raise check.error(str(error), "node", key) from None
+    if not addresses.is_loopback(host):
+        cure = "links are not authenticated yet, so write 127.0.0.1 or [::1]"
+        raise check.error(f"node.listen: {host} can be reached from other machines; {cure}", "node", "listen")
+    if not found["socket"]:
+        raise check.error(f"node.socket must be {NODE_KEYS['socket'][1]}", "node", "socket")
+    return NodeTable(found["id"], found["listen"], offer_bytes, found["socket"])
+
+
+def _peers(check: _Check, found: Any) -> tuple[PeerEntry, ...]:
+    if not isinstance(found, list):
+        raise check.error("peers must be an array of tables; write [[peers]]", "peers")
+    peers = []
+    for index, entry in enumerate(found):
+        table = check.table("peers", entry, PEER_KEYS, index)
+        check.need("peers", table, PEER_KEYS, index)
+        if not 1 <= table["id"] < 1 << 63:
+            raise check.error(f"peers.id must be {PEER_KEYS['id'][1]}, not {table['id']}", "peers", "id", index)
+        try:
+            addresses.split(table["address"], of="peers.address")
+        except RamsterError as error:
+            raise check.error(str(error), "peers", "address", index) from None
+        peers.append(PeerEntry(table["id"], table["address"]))
+    return tuple(peers)
+
+
+def _syntax(path: str, text: str, message: str) -> ConfigError:
+    """tomllib ends its message with `(at line N, column M)` or `(at end of document)`; the line goes to the front."""
+    what, _, place = message.rpartition(" (at ")
+    words = place.rstrip(")").replace(",", "").split()
+    line = words[1] if len(words) > 1 and words[0] == "line" else str(max(len(text.splitlines()), 1))
+    return ConfigError(f"{path}:{line}: is not TOML: {what or message}")

@@ -1,0 +1,1 @@
+"""The node: one per machine. It holds foreign pages, knows its peers, and tells its clients what to do."""

@@ -1,0 +1,59 @@
+"""The clients that are registered with this node, with their last statistics. Plain data; not: the sockets (`daemon`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ramster.errors import RefusedError
+from ramster.metrics import names
+from ramster.policy.directives import ClientSnapshot, Directive
+
+# Every connection costs a descriptor; this is far more than programs on one machine, and below a usual descriptor limit
+# of 1024 with peers.
+CLIENTS_MAX = 512
+PROGRAM_CHARACTERS = 256
+
+
+@dataclass(eq=False)
+class Client:
+    """One registered client: a process with an engine in it."""
+
+    pid: int
+    client: str
+    program: str
+    stats: dict[str, int] = field(default_factory=dict)
+    held_bytes: int | None = None
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Takes over the figures of a `stats` message; what is no figure is left out."""
+        self.stats = {
+            key: value for key, value in message.items() if isinstance(value, int) and not isinstance(value, bool)
+        }
+
+    def snapshot(self) -> ClientSnapshot:
+        """For `policy`."""
+        return ClientSnapshot(self.pid, self.stats.get("bytes_resident", 0), self.held_bytes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `ramster status --json` prints it."""
+        figures = {key: self.stats.get(field_name, 0) for key, field_name in names.CLIENT_FIELDS.items()}
+        return {"pid": self.pid, "client": self.client, "program": self.program, **figures, "stats": self.stats}
+
+
+def register(message: dict[str, Any]) -> Client:
+    """The client that a `register` message introduces. Raises RefusedError when it is not one."""
+    pid, client, program = message.get("pid"), message.get("client"), message.get("program", "")
+    if (
+        message.get("type") != "register"
+        or not isinstance(pid, int)
+        or not isinstance(client, str)
+        or not isinstance(program, str)
+    ):
+        raise RefusedError("the first message must be register, with pid, client and program, or status")
+    return Client(pid, client[:64], program[:PROGRAM_CHARACTERS])
+
+
+def view(peers: list[dict[str, Any]], directive: Directive) -> dict[str, Any]:
+    """The message that tells a client where pages may go and what it is to do."""
+    return {"type": "view", "peers": peers, "directives": directive.message(), "reason": directive.reason}

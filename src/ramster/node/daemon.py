@@ -1,0 +1,259 @@
+"""`ramster node`: an asyncio process around the native page server. Covers the admin socket, asking the peers, and the
+policy's rounds.
+
+Not: pages, which travel in native threads and never wait for this; decisions, which are `policy`; membership, which is `cluster`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import stat
+import time
+from typing import Any
+
+from ramster import _native
+from ramster.cluster.static import Member, Members
+from ramster.config import addresses, file, machine, places
+from ramster.errors import ConfigError, RamsterError, RefusedError, StartError
+from ramster.node import clients
+from ramster.policy import directives
+from ramster.transport import lines
+
+log = logging.getLogger("ramster.node")
+
+# Often enough that a dead peer leaves the clients' view before they have tried it many times; one short question for each peer.
+ROUND_MS = 1000
+ASK_DEADLINE_MS = 2000
+# A client that takes nothing for this long is not listening: its link is closed and it may come back.
+SEND_DEADLINE_MS = 2000
+
+
+class Node:
+    """One node, from its file. `run` returns when it was told to stop."""
+
+    def __init__(self, found: file.File) -> None:
+        if found.node is None:
+            raise ConfigError(f"{found.path}: [node] is missing; add it with id, listen, offer and socket")
+        self.table = found.node
+        listed = [(peer.id, addresses.numeric(peer.address, of=f"{found.path}: peers.address")) for peer in found.peers]
+        self.members = Members(self.table.id, listed, path=found.path)
+        self._path = found.path
+        self._clients: dict[clients.Client, asyncio.StreamWriter] = {}
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT. Raises StartError when the port or the socket cannot be had."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        listen = self._listen_address()
+        _make_way(self.table.socket)
+        try:
+            self.server = _native.Server(listen, self.table.id, self.table.offer_bytes)
+        except (OSError, RamsterError) as error:
+            raise StartError(
+                f"{self._path}: node.listen: cannot listen on {listen} ({error}); choose a free port"
+            ) from None
+        try:
+            admin = await self._admin()
+            log.info("node %d serves pages on %s, offers %d MiB, admin socket %s",
+                     self.table.id, self.server.address, self.table.offer_bytes >> 20, self.table.socket)  # fmt: skip
+            rounds = asyncio.create_task(self._rounds())
+            stopped = asyncio.create_task(self._stop.wait())
+            # A round that fails is our bug: the node ends loudly rather than go on without policy.
+            await asyncio.wait({rounds, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            admin.close()
+            if rounds.done():
+                rounds.result()
+            rounds.cancel()
+            for writer in self._clients.values():
+                writer.close()
+            log.info("node %d stops", self.table.id)
+        finally:
+            _unlink(self.table.socket)
+            self.server.stop()
+
+    def status(self) -> dict[str, Any]:
+        """All that `ramster status` shows: this node first, then its peers, then its clients."""
+        served = self.server.stats()
+        foreign = sum(owner["bytes"] for owner in served["clients"])
+        own = Member(self.table.id, self.server.address, "up", self.table.offer_bytes, foreign).as_dict()
+        return {
+            "type": "status",
+            "nodes": [own, *(member.as_dict() for member in self.members)],
+            "clients": [client.as_dict() for client in self._clients],
+            "owners": served["clients"],
+        }
+
+    def _listen_address(self) -> str:
+        host, port = addresses.split(self.table.listen, of=f"{self._path}: node.listen")
+        return addresses.join("127.0.0.1" if host == "localhost" else host, port)
+
+    async def _admin(self) -> asyncio.Server:
+        before = os.umask(0o177)  # the socket is for this user alone from its first moment
+        try:
+            return await asyncio.start_unix_server(self._serve, self.table.socket, limit=lines.MAX_LINE_BYTES)
+        except OSError as error:
+            raise StartError(
+                f"{self._path}: node.socket: {self.table.socket} cannot be made ({error.strerror}); "
+                "name a path in a directory of yours"
+            ) from None
+        finally:
+            os.umask(before)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection to the admin socket: a question, or a client for as long as it lives."""
+        try:
+            first = await lines.receive(reader)
+            if first is None:
+                return
+            if first.get("type") == "status":
+                await _send(writer, self.status())
+                return
+            await self._serve_client(clients.register(first), reader, writer)
+        except RefusedError as error:
+            log.warning("admin socket: link closed: %s", error)
+        except (OSError, TimeoutError):
+            pass  # the other side is gone, which its end of the link says well enough
+        finally:
+            writer.close()
+
+    async def _serve_client(
+        self, client: clients.Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if len(self._clients) >= clients.CLIENTS_MAX:
+            raise RefusedError(f"more than {clients.CLIENTS_MAX} clients")
+        self._clients[client] = writer
+        log.info("client %d (%s) came", client.pid, client.program)
+        try:
+            peers = self.members.view()
+            await _send(writer, clients.view(peers, directives.greet(client.pid, peers=len(peers))))
+            while (message := await lines.receive(reader)) is not None:
+                if message.get("type") == "stats":
+                    client.hear(message)
+        finally:
+            del self._clients[client]
+            log.info("client %d (%s) left", client.pid, client.program)
+
+    async def _rounds(self) -> None:
+        while True:
+            changed = await self._ask_peers()
+            peers = self.members.view()
+            found = {}
+            if changed:
+                found = {client.pid: directives.greet(client.pid, peers=len(peers)) for client in self._clients}
+            memory = machine.memory()
+            seen = directives.MachineSnapshot(memory.total_bytes, memory.available_bytes)
+            snapshots = [client.snapshot() for client in self._clients]
+            found.update(
+                {directive.pid: directive for directive in directives.decide(seen, snapshots, peers=len(peers))}
+            )
+            await self._direct(found, peers)
+            await asyncio.sleep(ROUND_MS / 1000)
+
+    async def _direct(self, found: dict[int, directives.Directive], peers: list[dict[str, Any]]) -> None:
+        for client, writer in list(self._clients.items()):
+            directive = found.get(client.pid)
+            if directive is None:
+                continue
+            if directive.resident_bytes is not None:
+                released = directive.resident_bytes == directives.RELEASED_BYTES
+                client.held_bytes = None if released else directive.resident_bytes
+                log.info("client %d: resident limit %s: %s", client.pid,
+                         "its own" if released else f"{directive.resident_bytes >> 20} MiB", directive.reason)  # fmt: skip
+            try:
+                await _send(writer, clients.view(peers, directive))
+            except (OSError, TimeoutError):
+                writer.close()
+
+    async def _ask_peers(self) -> bool:
+        """Whether one came up or went down."""
+        loop = asyncio.get_running_loop()
+        now_ms = time.monotonic_ns() // 1_000_000
+        members = list(self.members)
+        answers = await asyncio.gather(
+            *(
+                loop.run_in_executor(None, _native.ask_peer, member.address, self.table.id, ASK_DEADLINE_MS)
+                for member in members
+            ),
+            return_exceptions=True,
+        )
+        changed = False
+        for member, answer in zip(members, answers, strict=True):
+            changed |= self._heard(member, answer, now_ms)
+        return changed
+
+    def _heard(self, member: Member, answer: Any, now_ms: int) -> bool:
+        if isinstance(answer, BaseException):
+            if not isinstance(answer, (OSError, RamsterError)):
+                raise answer
+            changed = self.members.missed(member.id, str(answer))
+        elif answer["node"] != member.id:
+            reason = f"{member.address} answers as node {answer['node']}; correct the id or the address in {self._path}"
+            changed = self.members.missed(member.id, reason)
+        else:
+            offered, free = answer["offer_bytes"], answer["free_bytes"]
+            changed = self.members.heard(member.id, now_ms, offered_bytes=offered, foreign_bytes=max(offered - free, 0))
+        if changed:
+            after = self.members.get(member.id)
+            log.info(
+                "peer %d (%s) is %s%s",
+                after.id,
+                after.address,
+                after.state,
+                f": {after.reason}" if after.reason else "",
+            )
+        return changed
+
+
+def serve(config_path: str) -> None:
+    """Runs the node that `config_path` describes, in the foreground. Raises ConfigError or StartError."""
+    found = file.read(config_path, ram_bytes=machine.memory().ram_bytes)
+
+    async def main() -> None:
+        await Node(found).run()
+
+    asyncio.run(main())
+
+
+async def _send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    writer.write(lines.encode(message))
+    async with asyncio.timeout(SEND_DEADLINE_MS / 1000):
+        await writer.drain()
+
+
+def _make_way(path: str) -> None:
+    """Removes a dead node's socket. Raises StartError when a node lives there, or when something else is in the way."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        folder = os.path.dirname(path) or "."
+        if path == places.default_socket():
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        if not os.path.isdir(folder):
+            raise StartError(f"node.socket: {folder} is not a directory; make it first: mkdir -p {folder}") from None
+        return
+    except OSError as error:
+        raise StartError(
+            f"node.socket: {path} cannot be used ({error.strerror}); name a path in a directory of yours"
+        ) from None
+    if not stat.S_ISSOCK(mode):
+        raise StartError(f"node.socket: {path} exists and is not a socket; remove it, or name another path")
+    try:
+        lines.ask(path, {"type": "status"}, deadline_ms=ASK_DEADLINE_MS)
+    except (ConnectionRefusedError, FileNotFoundError):
+        _unlink(path)
+        return
+    except (OSError, RefusedError):
+        pass
+    raise StartError(f"node.socket: a process already listens on {path}; stop it, or name another path")
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
