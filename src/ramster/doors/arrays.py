@@ -63,7 +63,7 @@ def zeros(shape: Shape, dtype: DTypeLike = float, order: Order = "C") -> NDArray
     return empty(shape, dtype, order)
 
 
-def array(values: ArrayLike, dtype: DTypeLike = None, order: Order = "C") -> NDArray[Any]:
+def array(values: ArrayLike, dtype: DTypeLike | None = None, order: Order = "C") -> NDArray[Any]:
     """A copy of `values` (anything that `numpy.asarray` takes) on managed memory, of the same shape.
 
     Raises as `empty`, and what `numpy.asarray` raises.
@@ -105,7 +105,7 @@ def from_file(
             stream.seek(offset)
             # Both reshapes are views: the bytes in the order in which they lie in memory.
             flat = found.reshape(-1) if order == "C" else found.T.reshape(-1)
-            _fill(stream, memoryview(flat.view(np.uint8)), os.fspath(path))
+            _fill(stream, flat.view(np.uint8).data, os.fspath(path))
     return found
 
 

@@ -142,7 +142,7 @@ def _become(
         os._exit(126)
 
 
-def _wait(child: int, waited: set[int]) -> int:
+def _wait(child: int, waited: set[signal.Signals]) -> int:
     while True:
         found = signal.sigwaitinfo(waited)
         if found.si_signo != signal.SIGCHLD:

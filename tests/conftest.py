@@ -1,0 +1,117 @@
+"""What the tests share: the command, nodes that end with the test, and deadlines for every wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RAMSTER = [sys.executable, "-m", "ramster"]
+# For one program on two cores that other tests may share; a hang is found by this, not a slow machine.
+DEADLINE_S = 120
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak-seconds", type=float, default=20.0, help="how long each race is repeated by tests/soak")
+
+
+@pytest.fixture(autouse=True)
+def _no_node_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A node that happens to run on this machine is no part of a test."""
+    if os.path.exists("/run/ramster/node.sock"):
+        pytest.skip("a node serves /run/ramster/node.sock; stop it first: programs would register with it")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("LC_ALL", "C")
+
+
+def ramster(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Runs the command to its end, within the deadline."""
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": DEADLINE_S, **options}
+    return subprocess.run([*RAMSTER, *arguments], **options)
+
+
+def under_ramster(
+    command: list[str], *, local: str = "32M", stats: Path | None = None, flags: tuple[str, ...] = (), **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """Runs a program under `ramster run` with little local memory."""
+    more = ("--stats", str(stats)) if stats else ()
+    return ramster("run", "--local", local, *more, *flags, "--", *command, **options)
+
+
+def need(*programs: str) -> None:
+    """Skips, saying which program is missing."""
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed; .ci/run installs it")
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+    """The first true value of `condition`; fails when there is none in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    pytest.fail(f"{what}: not within {seconds} s")
+
+
+class NodeUnderTest:
+    """One `ramster node` process with its files."""
+
+    def __init__(self, folder: Path, number: int, offer: str, peers: dict[int, str]) -> None:
+        self.number = number
+        self.socket = folder / f"node{number}.sock"
+        self.log = folder / f"node{number}.log"
+        self.config = folder / f"node{number}.toml"
+        text = f'[node]\nid = {number}\nlisten = "127.0.0.1:0"\noffer = "{offer}"\nsocket = "{self.socket}"\n'
+        for peer, address in peers.items():
+            text += f'\n[[peers]]\nid = {peer}\naddress = "{address}"\n'
+        self.config.write_text(text)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*RAMSTER, "node", "--config", str(self.config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_for(lambda: self.socket.exists() or self.process.poll() is not None, "the node's socket")
+        assert self.process.poll() is None, self.log.read_text()
+        self.address: str = self.status()["nodes"][0]["address"]
+
+    def status(self) -> dict[str, Any]:
+        answer = ramster("status", "--json", "--node", str(self.socket), timeout=20)
+        assert answer.returncode == 0, answer.stderr
+        found: dict[str, Any] = json.loads(answer.stdout)
+        return found
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(20)
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeUnderTest]]:
+    """Starts nodes; all of them are ended after the test, by their process ids."""
+    nodes: list[NodeUnderTest] = []
+
+    def start(number: int = 1, offer: str = "512M", peers: dict[int, str] | None = None) -> NodeUnderTest:
+        node = NodeUnderTest(tmp_path, number, offer, peers or {})
+        nodes.append(node)
+        return node
+
+    yield start
+    for node in nodes:
+        if node.process.poll() is None:
+            node.kill()

@@ -1,0 +1,86 @@
+"""The TOML file: what it means, and that every mistake is told with its line and cure."""
+
+import pytest
+
+from ramster.config import file
+from ramster.config.lines import line_of
+from ramster.errors import ConfigError
+
+GOOD = """\
+[node]
+id = 1
+listen = "127.0.0.1:7946"
+offer = "25%"
+socket = "/tmp/n.sock"
+
+[[peers]]
+id = 2
+address = "127.0.0.1:7947"
+
+[[peers]]
+id = 3
+address = "[::1]:7948"
+
+[run]
+local = "1G"
+spill = "/var/tmp"
+"""
+
+
+def read(text: str) -> file.File:
+    return file.parse(text, path="node.toml", ram_bytes=16 << 30)
+
+
+def test_a_whole_file_is_read() -> None:
+    found = read(GOOD)
+    assert found.node == file.NodeTable(1, "127.0.0.1:7946", 4 << 30, "/tmp/n.sock")
+    assert [(peer.id, peer.address) for peer in found.peers] == [(2, "127.0.0.1:7947"), (3, "[::1]:7948")]
+    assert found.run == {"local": "1G", "spill": "/var/tmp"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "words"),
+    [
+        ("offer =", "ofer =", 4, ["unknown key 'ofer'", "did you mean 'offer'?"]),
+        ("id = 3", "idd = 3", 12, ["unknown key 'idd'", "'id'"]),
+        ("[run]", "[rum]", 15, ["unknown key 'rum'", "'run'"]),
+        ("local =", "lokal =", 16, ["unknown key 'lokal'", "'local'"]),
+        ("id = 1", 'id = "one"', 2, ["node.id must be", "'one'"]),
+        ("id = 1", "id = true", 2, ["node.id must be"]),
+        ("id = 1", "id = 0", 2, ["node.id must be"]),
+        ('"25%"', '"much"', 4, ["node.offer", "'much'", "8G"]),
+        ('"127.0.0.1:7946"', '"127.0.0.1"', 3, ["node.listen", "host:port"]),
+        ('"127.0.0.1:7946"', '"0.0.0.0:7946"', 3, ["other machines", "127.0.0.1"]),
+        ('"127.0.0.1:7946"', '"127.0.0.1:70000"', 3, ["65535"]),
+        ('"[::1]:7948"', '"::1:7948"', 13, ["brackets"]),
+        ('listen = "127.0.0.1:7946"\n', "", 1, ["'listen' is missing", "127.0.0.1:7946"]),
+        ("id = 1", "id = ", 2, ["is not TOML"]),
+        ("[node]", "[node", 1, ["is not TOML"]),
+    ],
+)
+def test_a_mistake_is_told_with_file_line_and_cure(before: str, after: str, line: int, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(GOOD.replace(before, after, 1))
+    message = str(caught.value)
+    assert message.startswith(f"node.toml:{line}: "), message
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("text", ["peers = 3", "node = 3", "[[node]]\nid = 1", 'peers = ["a"]'])
+def test_a_table_of_the_wrong_shape_is_told(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        read(text)
+
+
+def test_a_missing_file_is_told_by_its_path() -> None:
+    with pytest.raises(ConfigError, match=r"/nowhere/x\.toml: cannot be read"):
+        file.read("/nowhere/x.toml", ram_bytes=1 << 30)
+
+
+def test_the_line_of_a_key_is_found_in_the_right_one_of_several_tables() -> None:
+    assert line_of(GOOD, "peers", "id", 0) == 8
+    assert line_of(GOOD, "peers", "id", 1) == 12
+    assert line_of(GOOD, "run") == 15
+    assert line_of(GOOD, "node", "nothing") is None
