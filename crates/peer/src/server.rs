@@ -10,7 +10,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 
 use ramster_core::foreign::{ClientCount, Foreign, ForeignCounts};
 use ramster_sys::lock::Lock;
@@ -99,7 +98,7 @@ struct Shared {
 pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<ramster_sys::quiet::Thread>,
 }
 
 impl Server {

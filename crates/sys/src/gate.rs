@@ -25,8 +25,13 @@ unsafe impl<T: Send + Sync> Sync for Gate<T> {}
 // SAFETY: owning the gate is owning the value.
 unsafe impl<T: Send> Send for Gate<T> {}
 
-pub struct Reader<'a, T>(&'a Gate<T>);
-pub struct Writer<'a, T>(&'a Gate<T>);
+pub struct Reader<'a, T> {
+    gate: &'a Gate<T>,
+}
+
+pub struct Writer<'a, T> {
+    gate: &'a Gate<T>,
+}
 
 impl<T> Gate<T> {
     pub const fn new(value: T) -> Self {
@@ -39,7 +44,7 @@ impl<T> Gate<T> {
             let state = self.state.load(Ordering::Relaxed);
             if state & CLOSED == 0 {
                 if self.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                    return Reader(self);
+                    return Reader { gate: self };
                 }
             } else if spins < SPINS {
                 spins += 1;
@@ -53,7 +58,7 @@ impl<T> Gate<T> {
 
     pub fn write(&self) -> Writer<'_, T> {
         self.freeze();
-        Writer(self)
+        Writer { gate: self }
     }
 
     /// Closes the gate with no guard, so that what it protects is whole at a fork. [`Gate::thaw`] opens it, in the parent and in the child.
@@ -83,15 +88,15 @@ impl<T> Deref for Reader<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
         // SAFETY: this reader is counted, so no writer is inside.
-        unsafe { &*self.0.value.get() }
+        unsafe { &*self.gate.value.get() }
     }
 }
 
 impl<T> Drop for Reader<'_, T> {
     fn drop(&mut self) {
         // The last reader out wakes the writer that has closed the gate behind it.
-        if self.0.state.fetch_sub(1, Ordering::Release) & CLOSED != 0 {
-            let _ = futex::wake(&self.0.state, futex::Flags::PRIVATE, i32::MAX as u32);
+        if self.gate.state.fetch_sub(1, Ordering::Release) & CLOSED != 0 {
+            let _ = futex::wake(&self.gate.state, futex::Flags::PRIVATE, i32::MAX as u32);
         }
     }
 }
@@ -100,20 +105,20 @@ impl<T> Deref for Writer<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
         // SAFETY: the gate is closed and empty.
-        unsafe { &*self.0.value.get() }
+        unsafe { &*self.gate.value.get() }
     }
 }
 
 impl<T> DerefMut for Writer<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: the gate is closed and empty, and the writer is borrowed mutably.
-        unsafe { &mut *self.0.value.get() }
+        unsafe { &mut *self.gate.value.get() }
     }
 }
 
 impl<T> Drop for Writer<'_, T> {
     fn drop(&mut self) {
-        self.0.thaw();
+        self.gate.thaw();
     }
 }
 

@@ -1,7 +1,6 @@
 //! Threads and descriptors that the program around us does not notice: threads with every signal blocked, descriptors numbered high.
 
 use std::io;
-use std::thread::{Builder, JoinHandle};
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -11,23 +10,77 @@ use crate::thread_word::Inside;
 /// Programs assume low descriptors (shells use 10 and up, redis counts them, daemons close the first few hundred).
 const LOWEST_DESCRIPTOR: u64 = 512;
 
-/// Starts a thread that never runs the program's signal handlers. Stack of 1 MiB, untouched for the most part: room for the static
-/// thread-local storage of big programs, which is carved out of it.
-pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+/// Room for the static thread-local storage of big programs, which is carved out of it; untouched for the most part.
+const STACK_BYTES: usize = 1 << 20;
+
+/// A thread of ours. Dropping it lets the thread run on by itself.
+#[derive(Debug)]
+pub struct Thread {
+    id: libc::pthread_t,
+}
+
+/// Starts a thread that never runs the program's signal handlers and is inside for good, from its first instruction on: not by `std::thread`, whose own
+/// beginning asks malloc for memory before any code of ours runs, and a fault handler that touched managed memory would wait for itself.
+///
+/// A panic in `body` ends the process: nothing may unwind out of a thread of ours into libc.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
     let _inside = Inside::enter();
-    let body = || {
-        Inside::for_good();
-        body()
-    };
-    // SAFETY: plain calls on local signal sets; the mask of this thread is put back whatever happens in between (spawn does not unwind).
+    let boxed: Box<Box<dyn FnOnce() + Send>> = Box::new(Box::new({
+        let name = std::ffi::CString::new(name).unwrap_or_default();
+        move || {
+            // Only what ps shows: a refusal changes nothing.
+            let _ = rustix::thread::set_name(&name);
+            body();
+        }
+    }));
+    let argument = Box::into_raw(boxed);
+    // SAFETY: plain calls on local signal sets and attributes; the mask of this thread is put back whatever happens in between. The argument is given to
+    // the new thread, which alone unpacks it, or taken back when there is no new thread.
     unsafe {
         let mut all = std::mem::zeroed::<libc::sigset_t>();
         let mut before = std::mem::zeroed::<libc::sigset_t>();
+        let mut attributes = std::mem::zeroed::<libc::pthread_attr_t>();
+        let mut id = std::mem::zeroed::<libc::pthread_t>();
         libc::sigfillset(&mut all);
+        libc::pthread_attr_init(&mut attributes);
+        libc::pthread_attr_setstacksize(&mut attributes, STACK_BYTES);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let thread = Builder::new().name(name.to_owned()).stack_size(1 << 20).spawn(body);
+        let error = libc::pthread_create(&mut id, &attributes, begin, argument.cast());
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
-        thread
+        libc::pthread_attr_destroy(&mut attributes);
+        if error != 0 {
+            drop(Box::from_raw(argument));
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        Ok(Thread { id })
+    }
+}
+
+extern "C" fn begin(argument: *mut libc::c_void) -> *mut libc::c_void {
+    Inside::for_good();
+    // SAFETY: `spawn` made it from a box of this type and gave it to this thread alone.
+    let body = unsafe { Box::from_raw(argument.cast::<Box<dyn FnOnce() + Send>>()) };
+    body();
+    std::ptr::null_mut()
+}
+
+impl Thread {
+    /// Waits until the thread has ended.
+    pub fn join(self) -> io::Result<()> {
+        let id = self.id;
+        std::mem::forget(self);
+        // SAFETY: joined at most once, since it consumes the only value, and never detached.
+        match unsafe { libc::pthread_join(id, std::ptr::null_mut()) } {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        // SAFETY: not joined (that forgets the value), so detaching is due exactly once.
+        unsafe { libc::pthread_detach(self.id) };
     }
 }
 
@@ -94,7 +147,7 @@ mod tests {
     #[test]
     fn a_quiet_thread_has_its_name_and_blocks_every_signal_it_can() {
         let thread = spawn("ramster-test", || {
-            assert_eq!(std::thread::current().name(), Some("ramster-test"));
+            assert_eq!(std::fs::read_to_string("/proc/thread-self/comm").expect("comm").trim(), "ramster-test");
             let status = std::fs::read_to_string("/proc/thread-self/status").expect("status");
             let blocked = status.lines().find(|line| line.starts_with("SigBlk")).expect("SigBlk").to_owned();
             assert!(blocked.contains("fffffffe7ffbfeff"), "{blocked}"); // 9 and 19 cannot be blocked; 32 and 33 are libc's own
