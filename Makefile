@@ -15,7 +15,7 @@ demo: build
 
 test: build .venv/.dev
 	cargo test --locked --workspace
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --ignore=tests/soak
 
 check: build .venv/.dev
 	.venv/bin/ruff check src tests bench
@@ -32,9 +32,9 @@ bench: build .venv/.dev
 fuzz: tools
 	fuzz/run
 
-# Races, each forced some hundred times: SOAK_SECONDS bounds it.
+# Races, each over and over for SOAK_SECONDS.
 soak: build .venv/.dev
-	.venv/bin/python -m pytest tests/soak -q -m "" --soak-seconds=$${SOAK_SECONDS:-600}
+	.venv/bin/python -m pytest tests/soak -q --soak-seconds=$${SOAK_SECONDS:-120}
 
 # The newest versions that fit; the only place where versions are chosen. Needs uv.
 lock:
