@@ -224,22 +224,17 @@ impl Handler {
     /// Brings `pages` pages home, extent by extent, the faulting one first; stops at the first that is not stored. Returns what became of the first.
     fn localify_run(&mut self, region: &Region, page: usize, stride: isize, pages: usize) -> Option<LaneGet> {
         let pager = self.pager;
+        // Read-ahead ends where the region does: pages beyond it have other names, or are no pages of the arena at all.
+        let ours = pager.page_of(region.start)..pager.page_of(region.end - 1) + 1;
         let (mut at, mut left, mut first) = (page, pages.min(REACH_PAGES + 1), None);
-        while left > 0 {
+        while left > 0 && ours.contains(&at) {
             let extent = at / EXTENT_PAGES;
             let held = pager.states.lock_extent(extent);
             self.handles.clear();
             let start = at;
-            while left > 0
-                && at / EXTENT_PAGES == extent
-                && self.handles.len() < EXTENT_PAGES
-                && pager.states.place(at) == Place::Stored
-            {
-                let addr = pager.addr_of(at);
-                if addr < region.start || addr >= region.end {
-                    break;
-                }
-                self.handles.push(region.handle(pager.pool, addr));
+            let here = extent * EXTENT_PAGES..(extent + 1) * EXTENT_PAGES;
+            while left > 0 && here.contains(&at) && ours.contains(&at) && pager.states.place(at) == Place::Stored {
+                self.handles.push(region.handle(pager.pool, pager.addr_of(at)));
                 left -= 1;
                 at = at.wrapping_add_signed(stride);
             }
