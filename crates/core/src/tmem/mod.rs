@@ -232,6 +232,11 @@ impl<M: SlabMemory> Tmem<M> {
         self.bytes_in_transit
     }
 
+    /// Packed bytes at holders.
+    pub fn bytes_remote(&self) -> u64 {
+        self.bytes_remote
+    }
+
     pub fn flushes_waiting(&self) -> usize {
         self.flushes.len()
     }

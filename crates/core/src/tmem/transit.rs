@@ -181,6 +181,13 @@ impl<M: SlabMemory> Tmem<M> {
         *cursor = 0;
     }
 
+    /// Whether `holder` holds any page. Walks the pages up to the first.
+    pub fn holds_any(&self, holder: HolderId) -> bool {
+        let mut found = Vec::new();
+        self.remote_pages(holder, &mut 0, 1, &mut found);
+        !found.is_empty()
+    }
+
     /// A forked child's view: what its parent had on the way is local, and should a holder have it in the child's share, it is flushed there.
     pub fn reset_in_transit(&mut self) {
         for at in self.all(|entry| entry.state() == State::InTransit) {

@@ -1,12 +1,10 @@
 //! Random operations on tmem against a plain map: long seeded runs, and short ones that proptest shrinks. Set RAMSTER_SEED to repeat one run.
 
-mod world;
-
+use crate::world::{HOLDERS, World};
 use proptest::prelude::*;
 use ramster_core::backend::Keep;
 use ramster_core::compress::Codec;
 use ramster_core::handle::PoolKind;
-use world::{HOLDERS, World};
 
 #[derive(Clone, Copy, Debug)]
 enum Op {

@@ -70,7 +70,7 @@ pub struct World {
 /// Same-value, well compressible, half, badly and not at all compressible pages: the content decides.
 pub fn page_of(content: u32) -> Page {
     let mut page = [0; PAGE_BYTES];
-    if content % 8 == 0 {
+    if content.is_multiple_of(8) {
         ramster_core::compress::fill(&mut page, u64::from(content / 8 % 3) * 0x0101_0101_0101_0101);
         return page;
     }
