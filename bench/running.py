@@ -151,7 +151,7 @@ def started(job: Job, group: MemoryGroup, environment: Mapping[str, str] | None 
             stdout=subprocess.PIPE,
             stderr=errors,
             env={**os.environ, **job.environment, **(environment or {})},
-            preexec_fn=enter,  # noqa: PLW1509 - no other thread lives here when a program is started
+            preexec_fn=enter,  # no other thread lives here when a program is started
             start_new_session=True,  # a Ctrl-C is the harness's: it ends the program through the group
         )
         running = Running(process, group, errors, job)

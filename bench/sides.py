@@ -157,7 +157,7 @@ def _holder(scratch: Path, cpus: frozenset[int] | None) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,
-            preexec_fn=pin,  # noqa: PLW1509 - no other thread lives here when a holder is started
+            preexec_fn=pin,  # no other thread lives here when a holder is started
             start_new_session=True,
         )
     try:

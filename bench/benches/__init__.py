@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.benches import costs, density, fits, paging, remote, whole
+from bench.benches import costs, density, fits, journey, paging, remote, whole
 from bench.benches.bench import Bench
 
 ALL: tuple[Bench, ...] = (
@@ -11,5 +11,6 @@ ALL: tuple[Bench, ...] = (
     *density.BENCHES,
     *fits.BENCHES,
     *whole.BENCHES,
+    *journey.BENCHES,
     *costs.BENCHES,
 )

@@ -80,9 +80,10 @@ static void random_reads(int threads) {
     for (int i = 0; i < threads; i++) {
         size_t share = accesses / threads;
         reader[i] = (struct reader){seed * 1000 + i, share, 0, 0, faults + i * share, hits + i * share};
-        if (pthread_create(&thread[i], NULL, read_at_random, &reader[i])) die("pthread_create");
+        if (i > 0 && pthread_create(&thread[i], NULL, read_at_random, &reader[i])) die("pthread_create");
     }
-    for (int i = 0; i < threads; i++) pthread_join(thread[i], NULL);
+    read_at_random(&reader[0]);
+    for (int i = 1; i < threads; i++) pthread_join(thread[i], NULL);
     double elapsed_us = (now_ns() - start) / 1e3;
     size_t fault_count = 0, hit_count = 0;
     for (int i = 0; i < threads; i++) {
@@ -105,9 +106,8 @@ static double sequential_us(void) {
     return (now_ns() - start) / 1e3 / pages;
 }
 
-// With `pause` the program stops here until a line comes, so that whoever runs it can look at the stores.
+// With -w the program stops after its fill and at its end until a line comes: time to look at its stores and threads.
 static void pause_for_a_line(void) {
-    printf("filled\n");
     fflush(stdout);
     while (getchar() != '\n' && !feof(stdin)) {}
 }
@@ -126,10 +126,10 @@ static void fill_from(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    int threads = 1, pause = 0, use_malloc = 0, option;
+    int threads = 1, pause = 0, use_malloc = 0, random_only = 0, option;
     const char *source = NULL;
     pages = 131072;
-    while ((option = getopt(argc, argv, "p:n:t:s:f:c:mw")) != -1) {
+    while ((option = getopt(argc, argv, "p:n:t:s:f:c:mrw")) != -1) {
         if (option == 'p') pages = strtoul(optarg, NULL, 0);
         else if (option == 'n') accesses = strtoul(optarg, NULL, 0);
         else if (option == 't') threads = atoi(optarg);
@@ -137,6 +137,7 @@ int main(int argc, char **argv) {
         else if (option == 'f') source = optarg;
         else if (option == 'c') pin(atoi(optarg));
         else if (option == 'm') use_malloc = 1;
+        else if (option == 'r') random_only = 1;
         else if (option == 'w') pause = 1;
         else return 2;
     }
@@ -152,12 +153,16 @@ int main(int argc, char **argv) {
     else
         for (size_t i = 0; i < pages; i++) fill_page(i);
     double fill_s = (now_ns() - start) / 1e9;
-    if (pause) pause_for_a_line();
+    if (pause) {
+        printf("filled\n");
+        pause_for_a_line();
+    }
     printf("{\"fill_s\": %.4f, ", fill_s);
     if (!source) {
-        printf("\"sequential_us\": %.3f, ", sequential_us());
+        if (!random_only) printf("\"sequential_us\": %.3f, ", sequential_us());
         if (accesses) random_reads(threads);
     }
     printf("\"pages\": %zu, \"threads\": %d}\n", pages, threads);
+    if (pause) pause_for_a_line();
     return 0;
 }
