@@ -27,7 +27,7 @@ check: build .venv/.dev
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 bench: build .venv/.dev
-	cd bench && ../.venv/bin/python -m bench
+	.venv/bin/python -m bench
 
 fuzz: tools
 	fuzz/run

@@ -1,6 +1,7 @@
 """How many bytes a page costs: our store against zram's, the same pages, the same codec.
 
-Covers making the pages, asking both and printing the ratios; needs root for zram. Usage: ``python -m bench.density [--mib N] [--json FILE]``
+Covers making the pages, asking both and printing the ratios; needs root for zram. Usage:
+``python -m bench.density [--mib N] [--json FILE]``
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ def main() -> int:
             count = facts["pages"]
             print(
                 f"{name:22}{facts['used_bytes'] / count:12.0f}{facts['zram_used_bytes'] / count:12.0f}{facts['ratio']:7.3f}"
-                f"{facts['metadata_bytes'] / count:12.1f}{facts['ratio_with_metadata']:7.3f}{facts['put_ns']:8.0f}{facts['get_ns']:8.0f}"
+                f"{facts['metadata_bytes'] / count:12.1f}{facts['ratio_with_metadata']:7.3f}"
+                f"{facts['put_ns']:8.0f}{facts['get_ns']:8.0f}"
             )
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
