@@ -1,149 +1,479 @@
-//! The engine: what a door talks to. Covers the verbs, the limits and the fork; fetching is `lane.rs`, storing `putter.rs`.
+//! The engine of a process: its parts and the lock around tmem. Covers start, limits and what everybody asks for; the verbs are `verbs.rs`, fetching
+//! is `lane.rs`, sending `remotifier.rs`, the fork `fork.rs`.
+//!
+//! Lock order: `flights`, then `tmem`, then `spill` or `holders`; the others are held for a few instructions and nothing else is taken under them.
+//! The tmem lock is never held over input or output, packing or unpacking.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 
-use ramster_core::backend::{Backend, Get, Keep, Lost, Put, Refusal};
-use ramster_core::handle::{Handle, ObjectId, PoolId, PoolKind};
-use ramster_core::page::Page;
-use ramster_sys::lock::Lock;
+use ramster_core::compress::{Codec, Packer};
+use ramster_core::handle::{HolderId, OwnerId};
+use ramster_core::localify::Localify;
+use ramster_core::tmem::{Counters, Tmem};
+use ramster_sys::lock::{Bell, Lock};
+use ramster_sys::quiet::Inherited;
+use ramster_sys::say::say;
+use ramster_sys::slabs::ArenaSlabs;
 
-use crate::lane::Lane;
-use crate::options::{Directives, Options, StartError};
+use crate::blocking::Waiter;
+use crate::fork::Forks;
+use crate::holders::Holders;
+use crate::lane::{Lane, LaneCore};
+use crate::options::{CodecName, Directives, Options, StartError};
 use crate::putter::Putter;
-use crate::snapshot::Snapshot;
-use crate::statblock::StatBlock;
+use crate::random::random_u64s;
+use crate::snapshot::{HolderSnapshot, Snapshot};
+use crate::spill::Spill;
+use crate::statblock::{Stat, StatBlock};
+use crate::threads::Threads;
+
+pub(crate) type Pages = Tmem<ArenaSlabs>;
+
+/// What `tmem` is to everybody else: the state machine and what of its counters the stat block has seen.
+pub(crate) struct Guarded {
+    pub(crate) tmem: Pages,
+    published: Counters,
+    published_stored_bytes: u64,
+    published_remote_bytes: u64,
+}
 
 pub struct Engine {
+    me: Weak<Engine>,
+    tmem: Lock<Guarded>,
+    holders: Holders,
+    spill: Option<Spill>,
     stats: StatBlock,
-    resident_bytes: AtomicU64,
+    pub(crate) limits: Limits,
+    seed: u64,
+    get_deadline_ms: u64,
+    owner: Lock<OwnerId>,
+    inherited: Arc<Inherited>,
+    tickets: AtomicU64,
+    /// For puts and gets through `Backend`, which any thread may call.
+    pub(crate) packers: Lock<Vec<Packer>>,
+    pub(crate) lanes: Lock<Vec<LaneCore>>,
+    pub(crate) flights: Lock<Localify<Arc<Waiter>>>,
+    pub(crate) threads: Threads,
+    pub(crate) forks: Lock<Forks>,
+    closed: AtomicBool,
+    closing: Bell,
+    program: String,
+    node_socket: Option<PathBuf>,
+}
+
+/// How much of what. Directives change it at any time; nobody waits for anybody to read it.
+pub(crate) struct Limits {
+    local_bytes: u64,
     /// u64::MAX: none given.
     resident_limit_bytes: AtomicU64,
-    pub(crate) pages: Lock<HashMap<Handle, Box<Page>>>,
-    pools: AtomicU64,
+    /// u64::MAX: none given.
+    store_limit_bytes: AtomicU64,
+    resident_bytes: AtomicU64,
+    store_bytes: AtomicU64,
+    /// Pages at holders or on their way there: while there are none, nobody need ask whether a put is unchanged.
+    pages_away: AtomicU64,
+    flushes_waiting: AtomicU64,
+    pub(crate) remotify: AtomicBool,
+    codec: AtomicU64,
+    remote_codec: AtomicU64,
+    /// A put over the limit waits or is refused (pools); otherwise it is taken as long as there is memory (the pager, which has nothing better).
+    hard: bool,
+    /// The remotifier found nowhere to put pages; it looks again then.
+    pub(crate) stuck_until_ms: AtomicU64,
+    /// Rung when the store has shrunk, or is stuck.
+    pub(crate) room: Bell,
 }
 
 impl Engine {
+    /// For a pager: the store's limit is soft where there is nowhere to put pages.
     pub fn start(options: &Options) -> Result<Arc<Engine>, StartError> {
-        let stats = StatBlock::open(options.stat_block.as_deref()).map_err(|error| StartError(format!("stat block: {error}")))?;
-        Ok(Arc::new(Engine {
+        Self::start_with(options, false)
+    }
+
+    /// For pools: what does not fit is refused, and ephemeral pages make room.
+    pub fn start_for_pools(options: &Options) -> Result<Arc<Engine>, StartError> {
+        Self::start_with(options, true)
+    }
+
+    fn start_with(options: &Options, hard: bool) -> Result<Arc<Engine>, StartError> {
+        let failed = |what: &str, error: std::io::Error| StartError(format!("{what}: {error}"));
+        let stats = StatBlock::open(options.stat_block.as_deref())
+            .map_err(|error| failed(&format!("stat block {:?}", options.stat_block), error))?;
+        let spill = match &options.spill_dir {
+            None => None,
+            Some(dir) => Some(Spill::open(dir).map_err(|error| failed(&format!("spill directory {}", dir.display()), error))?),
+        };
+        let holders = Holders::new();
+        if holders.set_peers(&options.peers) > 0 {
+            let bad = options.peers.iter().find(|peer| peer.socket_addr().is_none()).map_or("", |peer| &peer.address);
+            return Err(StartError(format!("peers: {bad:?} is not an address; write IP:port")));
+        }
+        let [seed, key, client_low, client_high] = random_u64s().map_err(|error| failed("random numbers", error))?;
+        let limits = Limits::new(options, hard);
+        let memory = ArenaSlabs::reserve(arena_bytes()).map_err(|error| failed("address space for the store", error))?;
+        let capacity_bytes = if hard { limits.store_limit_bytes() } else { arena_bytes() };
+        let client = u128::from(client_high) << 64 | u128::from(client_low);
+        let engine = Arc::new_cyclic(|me| Engine {
+            me: Weak::clone(me),
+            tmem: Lock::new(Guarded {
+                tmem: Tmem::new(memory, key, capacity_bytes),
+                published: Counters::default(),
+                published_stored_bytes: 0,
+                published_remote_bytes: 0,
+            }),
+            holders,
+            spill,
             stats,
-            resident_bytes: AtomicU64::new(0),
-            resident_limit_bytes: AtomicU64::new(options.resident_bytes.unwrap_or(u64::MAX)),
-            pages: Lock::new(HashMap::new()),
-            pools: AtomicU64::new(0),
-        }))
+            limits,
+            seed,
+            get_deadline_ms: options.get_deadline_ms,
+            owner: Lock::new(OwnerId { node: options.node, client, incarnation: 1 }),
+            inherited: Arc::new(Inherited::new()),
+            tickets: AtomicU64::new(1),
+            packers: Lock::new(Vec::new()),
+            lanes: Lock::new(Vec::new()),
+            flights: Lock::new(Localify::default()),
+            threads: Threads::new(),
+            forks: Lock::new(Forks::default()),
+            closed: AtomicBool::new(false),
+            closing: Bell::new(),
+            program: options.program.clone(),
+            node_socket: options.node_socket.clone(),
+        });
+        engine.be_somebody();
+        Ok(engine)
     }
 
     /// One for each thread that fetches pages for faults.
     pub fn lane(self: &Arc<Self>) -> Lane {
+        self.be_somebody();
         Lane::new(Arc::clone(self))
     }
 
     /// One for each thread that puts many pages.
     pub fn putter(self: &Arc<Self>) -> Putter {
+        self.be_somebody();
         Putter::new(Arc::clone(self))
     }
 
-    pub fn set_directives(&self, directives: &Directives) {
-        if let Some(bytes) = directives.resident_bytes {
-            self.resident_limit_bytes.store(bytes, Relaxed);
-        }
+    /// Counts as a process and tells the node. A forked child does so when it first uses its engine, since most only exec.
+    fn be_somebody(&self) {
+        self.stats.set_gauge(Stat::Processes, 1);
+        self.threads.start_brain(self);
     }
 
-    /// What the last directive, or the options, say that may stay resident. None: the pager decides.
+    /// Obeyed from now on; what is absent stays.
+    pub fn set_directives(&self, directives: &Directives) {
+        let limits = &self.limits;
+        let set = |target: &AtomicU64, value: Option<u64>| value.into_iter().for_each(|value| target.store(value, Relaxed));
+        set(&limits.resident_limit_bytes, directives.resident_bytes);
+        set(&limits.store_limit_bytes, directives.store_bytes);
+        set(&limits.codec, directives.codec.map(|codec| codec as u64));
+        set(&limits.remote_codec, directives.remote_codec.map(|codec| codec as u64));
+        if let Some(remotify) = directives.remotify {
+            limits.remotify.store(remotify, Relaxed);
+        }
+        if let Some(peers) = &directives.peers {
+            self.holders.set_peers(peers);
+        }
+        if limits.hard {
+            self.with_tmem(|tmem| tmem.set_limit_bytes(limits.store_limit_bytes()));
+        }
+        limits.stuck_until_ms.store(0, Relaxed);
+        self.note_pressure();
+    }
+
+    /// What the options or the last directive say that may stay resident. None: the pager decides.
     pub fn resident_limit_bytes(&self) -> Option<u64> {
-        Some(self.resident_limit_bytes.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
+        Some(self.limits.resident_limit_bytes.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
     /// The pager's word on how much managed memory is resident: the store gets what the local limit leaves.
     pub fn note_resident(&self, bytes: u64) {
-        self.resident_bytes.store(bytes, Relaxed);
+        self.limits.resident_bytes.store(bytes, Relaxed);
+    }
+
+    /// What the store takes of this machine's memory. One load.
+    pub fn store_bytes(&self) -> u64 {
+        self.limits.store_bytes.load(Relaxed)
     }
 
     /// For the thread that takes pages out, between batches, never for a fault: waits until the store is about at its limit, at most `timeout_ms`.
     /// Returns at once when it is, or when there is nowhere to put pages. True: there is room.
     pub fn wait_for_room(&self, timeout_ms: u64) -> bool {
-        let _ = timeout_ms;
-        true
-    }
-
-    /// What the store takes of this machine's memory. One load.
-    pub fn store_bytes(&self) -> u64 {
-        self.pages.lock().len() as u64 * 4096
+        let deadline_ms = crate::now_ms() + timeout_ms;
+        loop {
+            let heard = self.limits.room.listen();
+            let limit = self.limits.soft_limit_bytes();
+            if self.store_bytes() <= limit + limit / 16 {
+                return true;
+            }
+            let now = crate::now_ms();
+            if self.limits.is_stuck(now) || now >= deadline_ms || !self.has_somewhere() {
+                return false;
+            }
+            self.note_pressure();
+            self.limits.room.wait(heard, deadline_ms - now);
+        }
     }
 
     pub fn stats(&self) -> &StatBlock {
         &self.stats
     }
 
+    /// This process only. Walks all chunks of tmem: for a few times a second.
     pub fn snapshot(&self) -> Snapshot {
+        let gauges = self.tmem.lock().tmem.gauges();
+        let mut table = Vec::new();
+        self.holders.copy_into(&mut table);
+        let now = crate::now_ms();
+        let holder = |(_, holder): &(HolderId, crate::holders::Holder)| HolderSnapshot {
+            node: holder.node,
+            address: holder.address.to_string(),
+            listed: holder.listed,
+            up: holder.down_until_ms <= now && holder.account.is_some(),
+            free_bytes: holder.free_bytes.unwrap_or(0),
+        };
+        let spill_bytes = self.spill.as_ref().map_or(0, Spill::used_bytes);
         Snapshot {
-            pages_local: self.pages.lock().len() as u64,
-            resident_bytes: self.resident_bytes.load(Relaxed),
-            ..Snapshot::default()
+            pages_same: gauges.pages_same,
+            pages_local: gauges.pages_local,
+            pages_in_transit: gauges.pages_in_transit,
+            pages_remote: gauges.pages_remote,
+            pages_lost: gauges.pages_lost,
+            store_bytes: gauges.bytes_used,
+            store_limit_bytes: self.limits.soft_limit_bytes(),
+            metadata_bytes: gauges.bytes_metadata,
+            resident_bytes: self.limits.resident_bytes.load(Relaxed),
+            remote_bytes: gauges.bytes_remote,
+            spill_bytes,
+            flushes_waiting: gauges.flushes_waiting,
+            holders: table.iter().map(holder).collect(),
         }
     }
 
-    /// Before fork(2), in the thread that forks: everything is whole and held until `after_fork_*`. Gives holders the one message that shares the
-    /// pages with the child. The caller must have stopped its own lanes and putters (none is inside a call).
-    pub fn before_fork(&self) {
-        self.pages.freeze();
-    }
-
-    pub fn after_fork_parent(&self) {
-        self.pages.thaw();
-    }
-
-    /// In the child: lanes and putters of the parent are dead, make new ones. Starts no thread until something needs one.
-    pub fn after_fork_child(&self) {
-        self.pages.thaw();
-        self.stats.after_fork_child();
-    }
-
-    /// Says goodbye to holders (they free the pages) and stops the threads. Pages are gone after it.
+    /// Says goodbye to holders, which free the pages, and stops the threads. Pages are gone after it. Closing again does nothing.
     pub fn close(&self) {
-        self.stats.withdraw();
+        if !self.closed.swap(true, SeqCst) {
+            self.closing.ring();
+            self.limits.room.ring();
+            self.threads.stop();
+            self.lanes.lock().clear();
+            self.take_adopted_links();
+            self.stats.withdraw();
+        }
+    }
+
+    /// Runs `work` under the tmem lock, then brings the stat block up to date. `work` MUST be short: no system call, no packing.
+    pub(crate) fn with_tmem<T>(&self, work: impl FnOnce(&mut Pages) -> T) -> T {
+        let mut guarded = self.tmem.lock();
+        let result = work(&mut guarded.tmem);
+        let complaint = guarded.publish(self);
+        drop(guarded);
+        if let Some(complaint) = complaint {
+            say(format_args!("this is a bug in ramster, please report it: {complaint}"));
+        }
+        result
+    }
+
+    /// To be called after a put, without the lock: wakes the remotifier if the store is over its limit.
+    pub(crate) fn note_pressure(&self) {
+        let limits = &self.limits;
+        if self.store_bytes() > limits.soft_limit_bytes() && !limits.is_stuck(crate::now_ms()) && self.has_somewhere() {
+            self.threads.wake_remotifier(self);
+        }
+    }
+
+    /// To be called when flushes may have been queued, without the lock.
+    pub(crate) fn note_flushes(&self) {
+        if self.limits.flushes_waiting.load(Relaxed) > 0 {
+            self.threads.wake_for_flushes(self);
+        }
+    }
+
+    pub(crate) fn has_somewhere(&self) -> bool {
+        self.spill.is_some() || (self.limits.remotify.load(Relaxed) && self.holders.any_listed())
+    }
+
+    /// Its pages are lost, what was on its way there is local again. Returns how many were lost.
+    pub(crate) fn holder_died(&self, holder: HolderId) -> u64 {
+        self.stats.add(Stat::HoldersDied, 1);
+        self.with_tmem(|tmem| tmem.holder_died(holder))
+    }
+
+    pub(crate) fn new_packer(&self) -> Packer {
+        Packer::new(self.seed)
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        CodecName::from_number(self.limits.codec.load(Relaxed)).unwrap_or(CodecName::Lz4).codec()
+    }
+
+    pub(crate) fn remote_codec(&self) -> Option<Codec> {
+        CodecName::from_number(self.limits.remote_codec.load(Relaxed)).map(CodecName::codec)
+    }
+
+    pub(crate) fn pages_away(&self) -> u64 {
+        self.limits.pages_away.load(Relaxed)
+    }
+
+    pub(crate) fn get_deadline_ms(&self) -> u64 {
+        self.get_deadline_ms
+    }
+
+    /// For the threads, which must not keep a forgotten engine alive.
+    pub(crate) fn me(&self) -> Weak<Engine> {
+        Weak::clone(&self.me)
+    }
+
+    pub(crate) fn tmem_lock(&self) -> &Lock<Guarded> {
+        &self.tmem
+    }
+
+    pub(crate) fn holders(&self) -> &Holders {
+        &self.holders
+    }
+
+    pub(crate) fn spill(&self) -> Option<&Spill> {
+        self.spill.as_ref()
+    }
+
+    pub(crate) fn owner(&self) -> OwnerId {
+        *self.owner.lock()
+    }
+
+    pub(crate) fn set_owner(&self, owner: OwnerId) {
+        *self.owner.lock() = owner;
+    }
+
+    pub(crate) fn owner_lock(&self) -> &Lock<OwnerId> {
+        &self.owner
+    }
+
+    pub(crate) fn inherited(&self) -> &Arc<Inherited> {
+        &self.inherited
+    }
+
+    /// Orders the openings of links: a later one has a later number.
+    pub(crate) fn next_ticket(&self) -> u64 {
+        self.tickets.fetch_add(1, SeqCst)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
+    pub(crate) fn closing(&self) -> &Bell {
+        &self.closing
+    }
+
+    pub(crate) fn program(&self) -> &str {
+        &self.program
+    }
+
+    pub(crate) fn node_socket(&self) -> Option<&PathBuf> {
+        self.node_socket.as_ref()
     }
 }
 
-impl Backend for Engine {
-    fn new_pool(&self, _kind: PoolKind) -> Result<PoolId, Refusal> {
-        Ok(PoolId(self.pools.fetch_add(1, Relaxed) as u32))
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
     }
+}
 
-    fn put(&self, handle: &Handle, page: &Page) -> Put {
-        self.pages.lock().insert(*handle, Box::new(*page));
-        Put::Stored
-    }
+/// Address room for the store: as much as the machine has memory, for packed pages cannot take more. Costs nothing until it is used.
+fn arena_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit).max(1)).max(1 << 30)
+}
 
-    fn get(&self, handle: &Handle, keep: Keep, page: &mut Page) -> Result<Get, Lost> {
-        let mut pages = self.pages.lock();
-        let Some(stored) = pages.get(handle) else { return Ok(Get::Miss) };
-        *page = **stored;
-        if keep != Keep::Keep {
-            pages.remove(handle);
+impl Limits {
+    fn new(options: &Options, hard: bool) -> Self {
+        Limits {
+            local_bytes: options.local_bytes,
+            resident_limit_bytes: AtomicU64::new(options.resident_bytes.unwrap_or(u64::MAX)),
+            store_limit_bytes: AtomicU64::new(options.store_bytes.unwrap_or(u64::MAX)),
+            resident_bytes: AtomicU64::new(0),
+            store_bytes: AtomicU64::new(0),
+            pages_away: AtomicU64::new(0),
+            flushes_waiting: AtomicU64::new(0),
+            remotify: AtomicBool::new(true),
+            codec: AtomicU64::new(options.codec as u64),
+            remote_codec: AtomicU64::new(options.remote_codec.map_or(u64::MAX, |codec| codec as u64)),
+            hard,
+            stuck_until_ms: AtomicU64::new(0),
+            room: Bell::new(),
         }
-        Ok(Get::Hit)
     }
 
-    fn flush_page(&self, handle: &Handle) {
-        self.pages.lock().remove(handle);
-    }
-
-    fn flush_range(&self, handle: &Handle, count: u32) {
-        let mut pages = self.pages.lock();
-        for index in 0..count {
-            pages.remove(&Handle { index: handle.index + index, ..*handle });
+    /// What the store may take: given, or what the resident pages leave of the local limit. Half of it when nobody said how to divide.
+    fn store_limit_bytes(&self) -> u64 {
+        let given = self.store_limit_bytes.load(Relaxed);
+        if self.hard {
+            return given.min(self.local_bytes);
         }
+        let resident_limit = match self.resident_limit_bytes.load(Relaxed) {
+            u64::MAX => self.local_bytes / 2,
+            bytes => bytes,
+        };
+        let rest = self.local_bytes.saturating_sub(resident_limit.max(self.resident_bytes.load(Relaxed)));
+        given.min(rest)
     }
 
-    fn flush_object(&self, pool: PoolId, object: ObjectId) {
-        self.pages.lock().retain(|handle, _| handle.pool != pool || handle.object != object);
+    /// Over it pages leave. Below a hard limit, so that puts find room while others are on their way out.
+    pub(crate) fn soft_limit_bytes(&self) -> u64 {
+        let limit = self.store_limit_bytes();
+        if self.hard { limit - limit / 8 } else { limit }
     }
 
-    fn destroy_pool(&self, pool: PoolId) {
-        self.pages.lock().retain(|handle, _| handle.pool != pool);
+    fn is_stuck(&self, now_ms: u64) -> bool {
+        self.stuck_until_ms.load(Relaxed) > now_ms
+    }
+
+    pub(crate) fn is_hard(&self) -> bool {
+        self.hard
+    }
+}
+
+impl Guarded {
+    /// Under the lock, after every change: a comparison and, for what changed, an atomic addition.
+    fn publish(&mut self, engine: &Engine) -> Option<String> {
+        let (tmem, stats) = (&mut self.tmem, &engine.stats);
+        let (now, before) = (*tmem.counters(), self.published);
+        if now != before {
+            let refused = |it: &Counters| it.puts_refused_store_full + it.puts_refused_no_such_pool;
+            for (stat, new, old) in [
+                (Stat::Puts, now.puts, before.puts),
+                (Stat::PutsUnchanged, now.puts_unchanged, before.puts_unchanged),
+                (Stat::PagesSame, now.puts_same, before.puts_same),
+                (Stat::PagesRaw, now.puts_raw, before.puts_raw),
+                (Stat::PutsRefused, refused(&now), refused(&before)),
+                (Stat::Gets, now.gets, before.gets),
+                (Stat::GetsMiss, now.gets_missed, before.gets_missed),
+                (Stat::GetsStale, now.answers_stale, before.answers_stale),
+                (Stat::PagesLost, now.pages_lost, before.pages_lost),
+                (Stat::PagesEvicted, now.pages_evicted, before.pages_evicted),
+                (Stat::PagesRepatriated, now.pages_repatriated, before.pages_repatriated),
+            ] {
+                stats.add(stat, new - old);
+            }
+            self.published = now;
+        }
+        let (stored, remote) = (tmem.bytes_used(), tmem.bytes_remote());
+        if stored != self.published_stored_bytes {
+            self.published_stored_bytes = stored;
+            engine.limits.store_bytes.store(stored, Relaxed);
+            stats.set_gauge_with_max(Stat::BytesStored, Stat::BytesStoredMax, stored);
+        }
+        if remote != self.published_remote_bytes {
+            self.published_remote_bytes = remote;
+            stats.set_gauge(Stat::BytesRemote, remote);
+        }
+        engine.limits.pages_away.store(tmem.pages_away(), Relaxed);
+        engine.limits.flushes_waiting.store(tmem.flushes_waiting() as u64, Relaxed);
+        if now.transitions_forbidden == before.transitions_forbidden { None } else { tmem.take_complaint() }
     }
 }

@@ -1,17 +1,29 @@
-//! Step 11 and 12 for one thread: get pages, from here at once, from a peer without blocking. Covers the fault path's side of fetching.
+//! Steps 11 to 13 for one thread: get pages, from here at once, from a peer without blocking. Covers the fault path's side of a get; the requests
+//! on their way are `fetches.rs`.
 
 use std::sync::Arc;
 
-use ramster_core::backend::{Backend, Get, Keep, Lost};
-use ramster_core::handle::Handle;
-use ramster_core::page::Page;
+use ramster_core::backend::{Get, Keep, Loss, Lost};
+use ramster_core::compress::{Packed, Packer, fill};
+use ramster_core::handle::{Handle, HolderId, Version};
+use ramster_core::localify::Copy;
+use ramster_core::page::{Digest, PAGE_BYTES, Page};
+use ramster_core::tmem::{Answer, Copied, Fetched, Unfetched};
 use rustix::fd::BorrowedFd;
 
+use crate::clock::now_ms;
 use crate::engine::Engine;
+use crate::fetches::{Fetch, Fetches};
+use crate::holders::SPILL;
+use crate::statblock::Stat;
+
+/// Pages looked up under one lock: some 10 us of holding it, which another fault may have to wait for.
+const RUN_PAGES: usize = 16;
 
 /// One a fault-handler thread; owns its links to holders, opened when first needed. Never blocks, except that opening a link takes up to a deadline.
 pub struct Lane {
     engine: Arc<Engine>,
+    core: LaneCore,
 }
 
 /// What a get says at once.
@@ -34,47 +46,269 @@ pub enum Arrival<'a> {
     Lost(Lost),
 }
 
+pub type Deliver<'a> = dyn FnMut(u64, &Handle, Arrival<'_>) + 'a;
+
 impl Lane {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Lane { engine }
+        let core = LaneCore::new(&engine);
+        Lane { engine, core }
     }
 
     pub fn get(&mut self, handle: &Handle, keep: Keep, page: &mut Page) -> LaneGet {
-        match self.engine.get(handle, keep, page) {
-            Ok(Get::Hit) => LaneGet::Hit,
-            Ok(Get::Miss) => LaneGet::Miss,
-            Err(lost) => LaneGet::Lost(lost),
+        let outcome = self.core.get(&self.engine, handle, keep, page);
+        if matches!(outcome, LaneGet::Pending(_)) {
+            self.core.fetches.send(&self.engine);
         }
+        self.engine.note_flushes();
+        outcome
     }
 
-    /// Many at once, for read-ahead: one lock, and one message per holder. `pages` and `handles` have one length (at most 64);
+    /// Many at once, for read-ahead: few locks, and one message per holder. `pages` and `handles` have one length (at most 64);
     /// `outcomes` is filled in the same order.
     pub fn get_run(&mut self, handles: &[Handle], keep: Keep, pages: &mut [&mut Page], outcomes: &mut Vec<LaneGet>) {
         outcomes.clear();
-        for (handle, page) in handles.iter().zip(pages) {
-            outcomes.push(self.get(handle, keep, page));
+        for (handles, pages) in handles.chunks(RUN_PAGES).zip(pages.chunks_mut(RUN_PAGES)) {
+            self.core.get_few(&self.engine, handles, keep, pages, outcomes);
         }
+        self.core.fetches.send(&self.engine);
+        self.engine.note_flushes();
     }
 
     /// Poll it for reading together with your own descriptors: readable when `ready` has something to do. The same for the life of the lane.
     /// None before anything was remote: look again after a `Pending`.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.core.fetches.fd()
     }
 
-    /// Takes what has arrived, without blocking, and delivers it, also what has missed its deadline by `now_ms` ([`now_ms`] of this crate).
+    /// Takes what has arrived, without blocking, and delivers it, also what has missed its deadline by `now_ms` ([`crate::now_ms`]).
     /// Returns how many were delivered.
-    pub fn ready(&mut self, _now_ms: u64, _deliver: &mut dyn FnMut(u64, &Handle, Arrival<'_>)) -> usize {
-        0
+    pub fn ready(&mut self, now_ms: u64, deliver: &mut Deliver<'_>) -> usize {
+        self.core.ready(&self.engine, now_ms, deliver)
     }
 
     /// When to call `ready` at the latest. None: nothing is on its way.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        None
+        self.core.fetches.next_deadline_ms()
     }
 
     /// How many pages are on their way.
     pub fn pending(&self) -> usize {
-        0
+        self.core.fetches.len()
     }
+}
+
+/// A lane without its engine, so that the engine can keep some for gets that block.
+pub(crate) struct LaneCore {
+    pub(crate) fetches: Fetches,
+    unpacker: Unpacker,
+    copied: Vec<Copied>,
+    answers: Vec<Answer>,
+    /// Where pages that arrive are unpacked to.
+    page: Box<Page>,
+}
+
+pub(crate) enum Looked {
+    Done(Result<Get, Lost>),
+    Away(Copy),
+}
+
+/// What turns stored or fetched bytes into a page.
+struct Unpacker {
+    packer: Packer,
+    spilled: Box<[u8; PAGE_BYTES]>,
+}
+
+/// A page, or why not, or where to look next.
+enum Outcome {
+    Hit,
+    Miss,
+    Lost(Lost),
+    Away { holder: HolderId, version: Version, digest: Digest },
+}
+
+impl LaneCore {
+    pub(crate) fn new(engine: &Engine) -> Self {
+        LaneCore {
+            fetches: Fetches::new(Arc::clone(engine.inherited())),
+            unpacker: Unpacker { packer: engine.new_packer(), spilled: Box::new([0; PAGE_BYTES]) },
+            copied: vec![Copied::default()],
+            answers: Vec::with_capacity(RUN_PAGES),
+            page: Box::new([0; PAGE_BYTES]),
+        }
+    }
+
+    /// `Pending` is queued, not sent.
+    pub(crate) fn get(&mut self, engine: &Engine, handle: &Handle, keep: Keep, page: &mut Page) -> LaneGet {
+        let copied = &mut self.copied[0];
+        let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
+        self.settle(engine, handle, keep, answer, 0, page)
+    }
+
+    /// For a get that waits: the page, or which copy to fetch.
+    pub(crate) fn look(&mut self, engine: &Engine, handle: &Handle, keep: Keep, page: &mut Page) -> Looked {
+        let copied = &mut self.copied[0];
+        let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
+        match self.unpacker.settle(engine, handle, keep, answer, copied, page) {
+            Outcome::Hit => Looked::Done(Ok(Get::Hit)),
+            Outcome::Miss => Looked::Done(Ok(Get::Miss)),
+            Outcome::Lost(lost) => Looked::Done(Err(lost)),
+            Outcome::Away { holder, version, digest } => Looked::Away(Copy { holder, version, digest }),
+        }
+    }
+
+    pub(crate) fn queue(&mut self, engine: &Engine, handle: &Handle, copy: Copy, keep: Keep) -> Option<u64> {
+        let deadline_ms = now_ms() + engine.get_deadline_ms();
+        self.fetches.queue(engine, Fetch::new(*handle, keep, copy.holder, copy.version, copy.digest, deadline_ms))
+    }
+
+    fn get_few(&mut self, engine: &Engine, handles: &[Handle], keep: Keep, pages: &mut [&mut Page], outcomes: &mut Vec<LaneGet>) {
+        if self.copied.len() < handles.len() {
+            self.copied.resize_with(handles.len(), Copied::default);
+        }
+        let (copied, answers) = (&mut self.copied, &mut self.answers);
+        answers.clear();
+        engine.with_tmem(|tmem| {
+            answers.extend(handles.iter().zip(copied).map(|(handle, copied)| tmem.get(handle, keep, copied)));
+        });
+        for (index, (handle, page)) in handles.iter().zip(pages).enumerate() {
+            let answer = self.answers[index];
+            outcomes.push(self.settle(engine, handle, keep, answer, index, page));
+        }
+    }
+
+    /// From tmem's answer to the caller's, with no lock held.
+    fn settle(&mut self, engine: &Engine, handle: &Handle, keep: Keep, answer: Answer, index: usize, page: &mut Page) -> LaneGet {
+        match self.unpacker.settle(engine, handle, keep, answer, &mut self.copied[index], page) {
+            Outcome::Hit => LaneGet::Hit,
+            Outcome::Miss => LaneGet::Miss,
+            Outcome::Lost(lost) => LaneGet::Lost(lost),
+            Outcome::Away { holder, version, digest } => match self.queue(engine, handle, Copy { holder, version, digest }, keep)
+            {
+                Some(token) => LaneGet::Pending(token),
+                None => LaneGet::Lost(Lost { handle: *handle, holder: Some(holder), why: Loss::Deadline }),
+            },
+        }
+    }
+
+    pub(crate) fn ready(&mut self, engine: &Engine, now_ms: u64, deliver: &mut Deliver<'_>) -> usize {
+        let Self { fetches, unpacker, copied, page, .. } = self;
+        let mut delivered = 0;
+        loop {
+            fetches.receive(now_ms, &mut |fetch, bytes| {
+                let arrival = match unpacker.land(engine, fetch, bytes, &mut copied[0], page) {
+                    Outcome::Hit => Arrival::Page(page),
+                    Outcome::Miss => Arrival::Miss,
+                    Outcome::Lost(lost) => Arrival::Lost(lost),
+                    Outcome::Away { holder, version, digest } => return Some(fetch.elsewhere(holder, version, digest)),
+                };
+                delivered += 1;
+                deliver(fetch.token, &fetch.handle, arrival);
+                None
+            });
+            // A holder that turns out to be dead now fails its fetches: those are delivered too.
+            if !fetches.send(engine) {
+                break;
+            }
+        }
+        engine.note_flushes();
+        delivered
+    }
+}
+
+impl Unpacker {
+    /// From tmem's answer to a page, unless it is at a peer. The spill file is read here: a disk is waited for, as by any page fault.
+    fn settle(
+        &mut self,
+        engine: &Engine,
+        handle: &Handle,
+        keep: Keep,
+        answer: Answer,
+        copied: &mut Copied,
+        page: &mut Page,
+    ) -> Outcome {
+        let mut answer = answer;
+        loop {
+            let (version, digest) = match answer {
+                Answer::Local => {
+                    return match self.packer.unpack(copied.packed(), page) {
+                        Ok(()) => Outcome::Hit,
+                        Err(_) => {
+                            engine.stats().add(Stat::PagesLost, 1);
+                            Outcome::Lost(Lost { handle: *handle, holder: None, why: Loss::Corrupt })
+                        }
+                    };
+                }
+                Answer::Same(value) => {
+                    fill(page, value);
+                    return Outcome::Hit;
+                }
+                Answer::Miss => return Outcome::Miss,
+                Answer::Lost(lost) => return Outcome::Lost(lost),
+                Answer::RemoteAt { holder: SPILL, version, digest } => (version, digest),
+                Answer::RemoteAt { holder, version, digest } => return Outcome::Away { holder, version, digest },
+            };
+            let read = engine.spill().and_then(|spill| spill.read(handle, version, &mut self.spilled));
+            let unpacked = match read {
+                Some(Ok(read)) => {
+                    let packed = Packed { kind: read.kind, digest, bytes: &self.spilled[..read.len] };
+                    self.packer.unpack(packed, page).map_err(|_| Loss::SpillFailed)
+                }
+                Some(Err(_)) | None => Err(Loss::SpillFailed),
+            };
+            match conclude(engine, handle, version, keep, unpacked, None) {
+                Some(outcome) => {
+                    engine.stats().add(Stat::PagesUnspilled, u64::from(matches!(outcome, Outcome::Hit)));
+                    return outcome;
+                }
+                None => answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied)),
+            }
+        }
+    }
+
+    /// From what a holder said to a page. The page may have been put or flushed meanwhile: then it is looked up again, never older bytes delivered.
+    fn land(
+        &mut self,
+        engine: &Engine,
+        fetch: &Fetch,
+        bytes: Result<Packed<'_>, Loss>,
+        copied: &mut Copied,
+        page: &mut Page,
+    ) -> Outcome {
+        let (handle, keep) = (&fetch.handle, fetch.keep);
+        let unpacked = bytes.and_then(|packed| self.packer.unpack(packed, page).map_err(|_| Loss::Corrupt));
+        let outcome = conclude(engine, handle, fetch.version, keep, unpacked, bytes.ok());
+        if let Some(outcome) = outcome {
+            engine.stats().add(Stat::PagesLocalified, u64::from(matches!(outcome, Outcome::Hit)));
+            return outcome;
+        }
+        let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
+        self.settle(engine, handle, keep, answer, copied, page)
+    }
+}
+
+/// Tells tmem how a fetch ended, and asks it whether that still matters. None: the page was put or flushed meanwhile.
+fn conclude(
+    engine: &Engine,
+    handle: &Handle,
+    version: Version,
+    keep: Keep,
+    unpacked: Result<(), Loss>,
+    packed: Option<Packed<'_>>,
+) -> Option<Outcome> {
+    let has_room = || engine.store_bytes() < engine.limits.soft_limit_bytes() / 4 * 3;
+    engine.with_tmem(|tmem| match unpacked {
+        Ok(()) => {
+            let current = tmem.localified(handle, version, keep) == Fetched::Current;
+            // Kept by somebody who will ask again: it moves home when there is room.
+            if let Some(packed) = packed.filter(|_| current && keep == Keep::Keep && has_room()) {
+                tmem.repatriated(handle, version, packed);
+            }
+            current.then_some(Outcome::Hit)
+        }
+        Err(why) => match tmem.unfetched(handle, version, why) {
+            Unfetched::Stale => None,
+            Unfetched::Miss => Some(Outcome::Miss),
+            Unfetched::Lost(lost) => Some(Outcome::Lost(lost)),
+        },
+    })
 }

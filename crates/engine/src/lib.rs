@@ -2,13 +2,26 @@
 //! Implements `Backend` for every door. Covers mechanism; how much, when and to whom comes in as [`Directives`].
 #![forbid(unsafe_code)]
 
+mod blocking;
+mod brain;
+mod bulk;
 mod clock;
 mod engine;
+mod fetches;
+mod fork;
+mod holders;
 mod lane;
+mod links;
 mod options;
+mod packing;
 mod putter;
+mod random;
+mod remotifier;
 mod snapshot;
+mod spill;
 mod statblock;
+mod threads;
+mod verbs;
 
 pub use clock::now_ms;
 pub use engine::Engine;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ramster_core::compress::Codec;
 use serde::{Deserialize, Serialize};
 
 /// Fixed for the life of the process. In the preload library it comes as JSON in `RAMSTER_OPTIONS`; an unknown key is an error.
@@ -73,6 +74,20 @@ impl PeerAddr {
 pub enum CodecName {
     Lz4,
     Zstd,
+}
+
+impl CodecName {
+    /// zstd -1: 1.6 times lz4's ratio on Python heaps for a microsecond or two more (docs/performance.md).
+    pub fn codec(self) -> Codec {
+        match self {
+            CodecName::Lz4 => Codec::Lz4,
+            CodecName::Zstd => Codec::Zstd(-1),
+        }
+    }
+
+    pub(crate) fn from_number(number: u64) -> Option<CodecName> {
+        [CodecName::Lz4, CodecName::Zstd].into_iter().find(|codec| *codec as u64 == number)
+    }
 }
 
 /// Set at any time, obeyed from then on; the last ones stay when nobody sends more. What is absent stays as it was.

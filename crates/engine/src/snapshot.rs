@@ -4,17 +4,23 @@ use serde::Serialize;
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Snapshot {
+    pub pages_same: u64,
     pub pages_local: u64,
     pub pages_in_transit: u64,
+    /// At holders, the spill file among them.
     pub pages_remote: u64,
-    /// What the store takes of this machine's memory, its own overhead included.
+    pub pages_lost: u64,
+    /// What the store takes of this machine's memory, in whole frames.
     pub store_bytes: u64,
     /// The limit in force: over it pages are remotified.
     pub store_limit_bytes: u64,
+    /// What tmem's own tables take besides.
+    pub metadata_bytes: u64,
     pub resident_bytes: u64,
-    /// Packed bytes that peers hold.
+    /// Packed bytes at holders, the spill file among them.
     pub remote_bytes: u64,
     pub spill_bytes: u64,
+    pub flushes_waiting: u64,
     pub holders: Vec<HolderSnapshot>,
 }
 
@@ -22,8 +28,10 @@ pub struct Snapshot {
 pub struct HolderSnapshot {
     pub node: u64,
     pub address: String,
+    /// In the present list of peers.
+    pub listed: bool,
+    /// Connected, or as good as.
     pub up: bool,
     /// What the holder last said it has left.
     pub free_bytes: u64,
-    pub pages: u64,
 }

@@ -33,7 +33,7 @@ stats! {
     BytesResidentMax "bytes_resident_max"
     BytesStored "bytes_stored"
     BytesStoredMax "bytes_stored_max"
-    /// Packed bytes that holders keep for this process tree.
+    /// Packed bytes that holders keep for this process tree, spill files among them.
     BytesRemote "bytes_remote"
     /// Engines started or forked and not closed since.
     Processes "processes"
@@ -59,7 +59,14 @@ stats! {
     HoldersDied "holders_died"
     PagesSpilled "pages_spilled"
     PagesUnspilled "pages_unspilled"
+    /// Pages that found no room in the spill directory.
     SpillFull "spill_full"
+    /// Ephemeral pages that made room.
+    PagesEvicted "pages_evicted"
+    /// Fetched pages that stayed at home.
+    PagesRepatriated "pages_repatriated"
+    /// Gets turned down because too many were on their way.
+    GetsOverflow "gets_overflow"
 }
 
 /// The size of the file: room for names to come without a new layout.
@@ -121,6 +128,8 @@ impl StatBlock {
         for (contributed, inherited) in self.contributed.iter().zip(&self.inherited) {
             inherited.fetch_add(contributed.swap(0, Relaxed), Relaxed);
         }
+        // The child is one more.
+        self.inherited[Stat::Processes as usize].store(0, Relaxed);
     }
 
     /// Takes this process's part out of every gauge: it ends.

@@ -16,6 +16,7 @@ pub mod residency;
 pub mod say;
 pub mod shared_words;
 pub mod signals;
+pub mod slabs;
 #[cfg(feature = "mimalloc")]
 pub mod small_blocks;
 pub mod staging;

@@ -87,6 +87,14 @@ impl<T> Lock<T> {
     }
 }
 
+impl<T> Guard<'_, T> {
+    /// As [`Lock::freeze`], for who has the lock already.
+    pub fn freeze(self) {
+        self.lock.frozen.store(true, Ordering::Relaxed);
+        std::mem::forget(self);
+    }
+}
+
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {

@@ -1,0 +1,152 @@
+//! The thread that talks to the local node: registers, reports twice a second, takes the view and the directives. Its absence harms nothing:
+//! the engine obeys the last directives it has. JSON lines over a Unix socket; the node's side is `ramster/node`.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use ramster_sys::quiet::move_high;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::clock::now_ms;
+use crate::engine::Engine;
+use crate::options::{Directives, PeerAddr};
+
+/// A node's dashboard redraws about this often.
+const REPORT_MS: u64 = 500;
+const RECONNECT_MS: u64 = 2000;
+/// A view of some thousand peers fits; a longer line is not from a node.
+const MAX_LINE_BYTES: usize = 1 << 20;
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum FromNode {
+    View {
+        #[serde(default)]
+        peers: Option<Vec<PeerAddr>>,
+        #[serde(default)]
+        directives: Option<Directives>,
+    },
+    /// A word of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Runs until the engine closes. Holds it weakly: a forgotten engine ends its thread.
+pub fn run(engine: Weak<Engine>, socket: &Path) {
+    while let Some(alive) = open_engine(&engine) {
+        drop(alive);
+        // Any error is the node's absence: try again later.
+        let _ = talk(&engine, socket);
+        let Some(alive) = open_engine(&engine) else { return };
+        let heard = alive.closing().listen();
+        if !alive.is_closed() {
+            alive.closing().wait(heard, RECONNECT_MS);
+        }
+    }
+}
+
+fn open_engine(engine: &Weak<Engine>) -> Option<Arc<Engine>> {
+    engine.upgrade().filter(|engine| !engine.is_closed())
+}
+
+fn talk(engine: &Weak<Engine>, socket: &Path) -> io::Result<()> {
+    let Some(alive) = open_engine(engine) else { return Ok(()) };
+    let mut stream = Noted::connect(alive, socket)?;
+    let mut heard = Vec::new();
+    let mut report_at_ms = 0;
+    while let Some(engine) = open_engine(engine) {
+        let now = now_ms();
+        if now >= report_at_ms {
+            stream.send(&stats_message(&engine))?;
+            report_at_ms = now + REPORT_MS;
+        }
+        stream.read(&mut heard, report_at_ms - now)?;
+        obey_lines(&engine, &mut heard)?;
+    }
+    Ok(())
+}
+
+/// The socket, in the list of what a forked child has to close.
+struct Noted {
+    stream: UnixStream,
+    engine: Weak<Engine>,
+}
+
+impl Noted {
+    fn connect(engine: Arc<Engine>, socket: &Path) -> io::Result<Noted> {
+        let stream = UnixStream::from(move_high(UnixStream::connect(socket)?.into()));
+        stream.set_write_timeout(Some(Duration::from_millis(REPORT_MS)))?;
+        engine.inherited().note(stream.as_fd());
+        let mut noted = Noted { stream, engine: Arc::downgrade(&engine) };
+        let (pid, client) = (std::process::id(), format!("{:032x}", engine.owner().client));
+        noted.send(&json!({"type": "register", "pid": pid, "client": client, "program": engine.program()}))?;
+        Ok(noted)
+    }
+
+    fn send(&mut self, message: &serde_json::Value) -> io::Result<()> {
+        let mut line = message.to_string();
+        line.push('\n');
+        self.stream.write_all(line.as_bytes())
+    }
+
+    /// Appends what comes within the time; nothing is not an error.
+    fn read(&mut self, heard: &mut Vec<u8>, wait_ms: u64) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(Duration::from_millis(wait_ms.max(1))))?;
+        let mut chunk = [0; 4096];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Ok(count) => {
+                heard.extend_from_slice(&chunk[..count]);
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.inherited().forget(self.stream.as_fd());
+        }
+    }
+}
+
+fn stats_message(engine: &Engine) -> serde_json::Value {
+    let mut message: serde_json::Map<String, serde_json::Value> =
+        engine.stats().read().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    message.insert("type".to_owned(), "stats".into());
+    message.into()
+}
+
+fn obey_lines(engine: &Engine, heard: &mut Vec<u8>) -> io::Result<()> {
+    while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
+        let message: FromNode = serde_json::from_slice(&heard[..end])?;
+        heard.drain(..=end);
+        if let FromNode::View { peers, directives } = message {
+            let mut directives = directives.unwrap_or_default();
+            directives.peers = directives.peers.or(peers);
+            engine.set_directives(&directives);
+        }
+    }
+    if heard.len() > MAX_LINE_BYTES { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_without_peers_leaves_them_and_an_unknown_message_is_ignored() {
+        let parse = |text: &str| serde_json::from_str::<FromNode>(text).expect("parse");
+        let view = parse(r#"{"type":"view","directives":{"store_bytes":5}}"#);
+        assert!(matches!(view, FromNode::View { peers: None, directives: Some(ref it) } if it.store_bytes == Some(5)));
+        assert!(matches!(parse(r#"{"type":"farewell"}"#), FromNode::Unknown));
+    }
+}

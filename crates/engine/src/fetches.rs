@@ -1,0 +1,280 @@
+//! Step 12: pages on their way to one lane. Covers its links, the requests, joining, retries and deadlines; what becomes of the bytes is `lane.rs`.
+//! Allocates nothing per page once its tables have grown.
+
+use std::sync::Arc;
+
+use ramster_core::backend::{Keep, Loss};
+use ramster_core::compress::{Kind, Packed};
+use ramster_core::handle::{Handle, HolderId, Version};
+use ramster_core::page::Digest;
+use ramster_core::wire::MAX_PAGES;
+use ramster_core::wire::message::{Found, Role};
+use ramster_peer::client::{Event, LinkError};
+use ramster_sys::quiet::{Inherited, move_high};
+use rustix::event::epoll;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::clock::now_ms;
+use crate::engine::Engine;
+use crate::links::{self, NoLink, OpenLink};
+use crate::statblock::Stat;
+
+/// More than any program has threads faulting at once, times a read-ahead.
+const MAX_FETCHES: usize = 16_384;
+/// A holder with too many links, or one that takes no more requests: soon again, but not in a spin.
+const NOT_NOW_MS: u64 = 50;
+
+/// One page that somebody waits for.
+#[derive(Clone, Copy)]
+pub struct Fetch {
+    pub token: u64,
+    pub handle: Handle,
+    pub keep: Keep,
+    pub version: Version,
+    holder: HolderId,
+    digest: Digest,
+    deadline_ms: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// To be sent, not before that time.
+    Queued(u64),
+    Sent {
+        request: u64,
+        index: u16,
+    },
+    Failed(Loss),
+}
+
+impl Fetch {
+    pub fn new(handle: Handle, keep: Keep, holder: HolderId, version: Version, digest: Digest, deadline_ms: u64) -> Self {
+        Fetch { token: 0, handle, keep, version, holder, digest, deadline_ms, state: State::Queued(0) }
+    }
+
+    /// The same wait, for the page where it is now.
+    pub fn elsewhere(&self, holder: HolderId, version: Version, digest: Digest) -> Self {
+        Fetch { holder, version, digest, state: State::Queued(0), ..*self }
+    }
+}
+
+pub struct Fetches {
+    waiting: Vec<Fetch>,
+    links: Vec<LaneLink>,
+    epoll: Option<OwnedFd>,
+    inherited: Arc<Inherited>,
+    last_token: u64,
+    last_request: u64,
+    wanted: Vec<(Handle, Version)>,
+}
+
+struct LaneLink {
+    holder: HolderId,
+    link: OpenLink,
+    /// Polled for writing too, since it has something unsent.
+    watches_out: bool,
+}
+
+/// Hears of each page that came or did not; says where to look next, if anywhere.
+pub type Land<'a> = dyn FnMut(&Fetch, Result<Packed<'_>, Loss>) -> Option<Fetch> + 'a;
+
+impl Fetches {
+    pub fn new(inherited: Arc<Inherited>) -> Self {
+        let (waiting, wanted) = (Vec::with_capacity(64), Vec::with_capacity(64));
+        Fetches { waiting, links: Vec::new(), epoll: None, inherited, last_token: 0, last_request: 0, wanted }
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.epoll.as_ref().map(|epoll| epoll.as_fd())
+    }
+
+    /// Takes the fetch on, or lets it join one of the same copy. None: too many are on their way already.
+    pub fn queue(&mut self, engine: &Engine, fetch: Fetch) -> Option<u64> {
+        if self.waiting.len() >= MAX_FETCHES {
+            engine.stats().add(Stat::GetsOverflow, 1);
+            return None;
+        }
+        self.last_token += 1;
+        let mut fetch = Fetch { token: self.last_token, ..fetch };
+        // Not one that frees: the first of two would free what the second was promised.
+        let same = |other: &&Fetch| other.handle == fetch.handle && other.version == fetch.version && other.keep == fetch.keep;
+        if let Some(other) = self.waiting.iter().find(same).filter(|other| other.keep != Keep::Free) {
+            fetch.state = other.state;
+            engine.stats().add(Stat::GetsJoined, 1);
+        }
+        self.waiting.push(fetch);
+        Some(fetch.token)
+    }
+
+    /// Sends what is queued, one message per holder, and opens the links that it needs. True: some fetches failed at once, `receive` tells which.
+    pub fn send(&mut self, engine: &Engine) -> bool {
+        if !self.waiting.iter().any(|fetch| matches!(fetch.state, State::Queued(_))) {
+            return false;
+        }
+        let now = now_ms();
+        while let Some(holder) = self.waiting.iter().find(|fetch| is_due(fetch, now)).map(|fetch| fetch.holder) {
+            match self.link(engine, holder) {
+                Ok(link_index) => self.send_to(link_index, now),
+                Err(NoLink::NotNow) => self.for_each_at(holder, |fetch| fetch.state = State::Queued(now + NOT_NOW_MS)),
+                Err(NoLink::Died) => self.for_each_at(holder, |fetch| fetch.state = State::Failed(Loss::HolderDied)),
+            }
+        }
+        self.waiting.iter().any(|fetch| matches!(fetch.state, State::Failed(_)))
+    }
+
+    /// Takes what has come, without blocking. Every fetch that has ended is told to `land`, once.
+    pub fn receive(&mut self, now_ms: u64, land: &mut Land<'_>) {
+        let mut broken = Vec::new();
+        let waiting = &mut self.waiting;
+        for LaneLink { holder, link, watches_out } in &mut self.links {
+            let received = link.on_readable(&mut |event| {
+                if let Event::Page { request, index, found } = event {
+                    page_came(waiting, State::Sent { request, index: index as u16 }, &found, now_ms, land);
+                }
+            });
+            let flushed = if link.has_unsent() { link.flush_out() } else { Ok(()) };
+            if received.is_err() || flushed.is_err() {
+                broken.push(*holder);
+            } else if *watches_out && !link.has_unsent() {
+                *watches_out = watch(&self.epoll, link, false);
+            }
+        }
+        for holder in broken {
+            self.drop_link(holder);
+        }
+        let mut index = 0;
+        while index < self.waiting.len() {
+            let fetch = self.waiting[index];
+            let why = match fetch.state {
+                State::Failed(why) => Some(why),
+                _ if fetch.deadline_ms <= now_ms => Some(Loss::Deadline),
+                _ => None,
+            };
+            match why {
+                None => index += 1,
+                Some(why) => {
+                    self.waiting.swap_remove(index);
+                    self.waiting.extend(land(&fetch, Err(why)));
+                }
+            }
+        }
+    }
+
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        let due = |fetch: &Fetch| match fetch.state {
+            State::Failed(_) => 0,
+            State::Queued(not_before_ms) => not_before_ms.min(fetch.deadline_ms),
+            State::Sent { .. } => fetch.deadline_ms,
+        };
+        self.waiting.iter().map(due).min()
+    }
+
+    fn send_to(&mut self, link_index: usize, now_ms: u64) {
+        let LaneLink { holder, link, watches_out } = &mut self.links[link_index];
+        let holder = *holder;
+        self.last_request += 1;
+        let request = self.last_request;
+        self.wanted.clear();
+        for fetch in self.waiting.iter_mut().filter(|fetch| fetch.holder == holder && is_due(fetch, now_ms)).take(MAX_PAGES) {
+            fetch.state = State::Sent { request, index: self.wanted.len() as u16 };
+            self.wanted.push((fetch.handle, fetch.version));
+        }
+        let sent = link.send_get(request, &self.wanted);
+        if sent.is_ok() {
+            if link.has_unsent() {
+                *watches_out = watch(&self.epoll, link, true);
+            }
+            return;
+        }
+        for fetch in &mut self.waiting {
+            if matches!(fetch.state, State::Sent { request: other, .. } if other == request && fetch.holder == holder) {
+                fetch.state = State::Queued(now_ms + NOT_NOW_MS);
+            }
+        }
+        if !matches!(sent, Err(LinkError::Local(_))) {
+            self.drop_link(holder);
+        }
+    }
+
+    fn link(&mut self, engine: &Engine, holder: HolderId) -> Result<usize, NoLink> {
+        if let Some(index) = self.links.iter().position(|link| link.holder == holder) {
+            return Ok(index);
+        }
+        let link = links::open(engine, holder, Role::Get)?;
+        if self.epoll.is_none() {
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|_| NoLink::NotNow)?;
+            let epoll = move_high(epoll);
+            self.inherited.note(epoll.as_fd());
+            self.epoll = Some(epoll);
+        }
+        if let Some(epoll) = &self.epoll {
+            epoll::add(epoll, link.fd(), epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(|_| NoLink::NotNow)?;
+        }
+        self.links.push(LaneLink { holder, link, watches_out: false });
+        Ok(self.links.len() - 1)
+    }
+
+    /// The link is dead; its holder may not be. What it was asked is asked again over a new one.
+    fn drop_link(&mut self, holder: HolderId) {
+        if let Some(index) = self.links.iter().position(|link| link.holder == holder) {
+            let LaneLink { link, .. } = self.links.swap_remove(index);
+            if let Some(epoll) = &self.epoll {
+                // Not left to the close: a child that is being forked may hold the same socket open a little longer.
+                let _ = epoll::delete(epoll, link.fd());
+            }
+        }
+        self.for_each_at(holder, |fetch| {
+            if matches!(fetch.state, State::Sent { .. }) {
+                fetch.state = State::Queued(0);
+            }
+        });
+    }
+
+    fn for_each_at(&mut self, holder: HolderId, change: impl Fn(&mut Fetch)) {
+        self.waiting.iter_mut().filter(|fetch| fetch.holder == holder).for_each(change);
+    }
+}
+
+impl Drop for Fetches {
+    fn drop(&mut self) {
+        if let Some(epoll) = &self.epoll {
+            self.inherited.forget(epoll.as_fd());
+        }
+    }
+}
+
+fn is_due(fetch: &Fetch, now_ms: u64) -> bool {
+    matches!(fetch.state, State::Queued(not_before_ms) if not_before_ms <= now_ms)
+}
+
+/// Returns whether the link is polled for writing now.
+fn watch(epoll: &Option<OwnedFd>, link: &OpenLink, out: bool) -> bool {
+    let events = if out { epoll::EventFlags::IN | epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
+    let changed = epoll.as_ref().map(|epoll| epoll::modify(epoll, link.fd(), epoll::EventData::new_u64(0), events));
+    matches!(changed, Some(Ok(()))) && out
+}
+
+/// One answer; several fetches of this lane may wait for it. One that nobody waits for (any more) came too late.
+fn page_came(waiting: &mut Vec<Fetch>, answered: State, found: &Found<'_>, now_ms: u64, land: &mut Land<'_>) {
+    while let Some(index) = waiting.iter().position(|fetch| fetch.state == answered) {
+        let fetch = waiting.swap_remove(index);
+        let bytes = match found {
+            Found::Hit { version, blob } if *version == fetch.version => match Kind::from_tag(blob.kind) {
+                // The digest is our own: what the holder says of it proves nothing.
+                Some(kind) => Ok(Packed { kind, digest: fetch.digest, bytes: blob.bytes }),
+                None => Err(Loss::Corrupt),
+            },
+            Found::Hit { .. } | Found::Miss | Found::Gone | Found::Stale => Err(Loss::HolderForgot),
+            Found::Refused => {
+                waiting.push(Fetch { state: State::Queued(now_ms + NOT_NOW_MS), ..fetch });
+                continue;
+            }
+        };
+        waiting.extend(land(&fetch, bytes));
+    }
+}

@@ -1,0 +1,138 @@
+//! The table of holders: who they are, whether they take pages, what they have left. Covers bookkeeping; choosing one is `core::remotify`.
+//! Number 0 is the spill file, configured or not. A holder keeps its number for the life of the engine: pages refer to it.
+
+use std::net::SocketAddr;
+
+use ramster_core::handle::HolderId;
+use ramster_sys::lock::Lock;
+
+use crate::options::PeerAddr;
+
+pub const SPILL: HolderId = HolderId(0);
+/// Hundreds of nodes is what the design asks for; each costs a hundred bytes here.
+const MAX_HOLDERS: usize = 1024;
+/// After a failed connect: often enough to use a node soon after it comes, rarely enough to cost nothing.
+const RETRY_MS: u64 = 2000;
+/// A dead machine that does not even refuse costs a connect timeout each time: after a few tries once in a minute is enough.
+const RETRY_DOUBLINGS: u32 = 5;
+
+#[derive(Clone, Debug)]
+pub struct Holder {
+    pub node: u64,
+    pub address: SocketAddr,
+    /// In the present list of peers: new pages may go there.
+    pub listed: bool,
+    /// No connect before that time.
+    pub down_until_ms: u64,
+    /// Connects that failed in a row.
+    pub failures: u32,
+    /// It refused pages for lack of room: none are offered before that time.
+    pub full_until_ms: u64,
+    /// Which life of the holder and which stay of ours in it, and the ticket of the link that heard so.
+    pub account: Option<((u64, u64), u64)>,
+    /// What it last said it has left. None: it has not been asked yet.
+    pub free_bytes: Option<u64>,
+}
+
+pub struct Holders {
+    /// Holder n is at index n - 1.
+    list: Lock<Vec<Holder>>,
+}
+
+impl Holder {
+    fn new(node: u64, address: SocketAddr) -> Self {
+        Holder { node, address, listed: true, down_until_ms: 0, failures: 0, full_until_ms: 0, account: None, free_bytes: None }
+    }
+}
+
+impl Holders {
+    pub fn new() -> Self {
+        Holders { list: Lock::new(Vec::new()) }
+    }
+
+    /// From now on pages go to these. Those that are no longer listed keep what they hold. Returns how many could not be used.
+    pub fn set_peers(&self, peers: &[PeerAddr]) -> usize {
+        let mut list = self.list.lock();
+        list.iter_mut().for_each(|holder| holder.listed = false);
+        let mut unusable = 0;
+        for peer in peers {
+            let Some(address) = peer.socket_addr() else {
+                unusable += 1;
+                continue;
+            };
+            match list.iter().position(|holder| holder.address == address) {
+                Some(index) => (list[index].node, list[index].listed) = (peer.node, true),
+                None if list.len() < MAX_HOLDERS => {
+                    list.push(Holder::new(peer.node, address));
+                }
+                None => unusable += 1,
+            }
+        }
+        unusable
+    }
+
+    pub fn any_listed(&self) -> bool {
+        self.list.lock().iter().any(|holder| holder.listed)
+    }
+
+    pub fn get(&self, holder: HolderId) -> Option<Holder> {
+        let index = usize::from(holder.0).checked_sub(1)?;
+        self.list.lock().get(index).cloned()
+    }
+
+    pub fn update(&self, holder: HolderId, change: impl FnOnce(&mut Holder)) {
+        let Some(index) = usize::from(holder.0).checked_sub(1) else { return };
+        if let Some(holder) = self.list.lock().get_mut(index) {
+            change(holder);
+        }
+    }
+
+    /// All with their numbers, into a buffer that is used again.
+    pub fn copy_into(&self, out: &mut Vec<(HolderId, Holder)>) {
+        out.clear();
+        let list = self.list.lock();
+        out.extend(list.iter().enumerate().map(|(index, holder)| (HolderId(index as u16 + 1), holder.clone())));
+    }
+
+    /// A connect failed: the next one has to wait, longer each time.
+    pub fn failed(&self, holder: HolderId, now_ms: u64) {
+        self.update(holder, |entry| {
+            entry.down_until_ms = now_ms + (RETRY_MS << entry.failures.min(RETRY_DOUBLINGS));
+            entry.failures += 1;
+            entry.account = None;
+        });
+    }
+
+    /// In a forked child, which is somebody else to them.
+    pub fn forget_accounts(&self) {
+        self.list.lock().iter_mut().for_each(|holder| holder.account = None);
+    }
+
+    pub fn freeze(&self) {
+        self.list.freeze();
+    }
+
+    pub fn thaw(&self) {
+        self.list.thaw();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(node: u64, address: &str) -> PeerAddr {
+        PeerAddr { node, address: address.to_owned() }
+    }
+
+    #[test]
+    fn a_holder_keeps_its_number_when_the_list_changes() {
+        let holders = Holders::new();
+        assert_eq!(holders.set_peers(&[peer(1, "127.0.0.1:1"), peer(2, "127.0.0.1:2"), peer(3, "nowhere")]), 1);
+        assert_eq!(holders.set_peers(&[peer(2, "127.0.0.1:2"), peer(4, "[::1]:4")]), 0);
+        let numbered: Vec<_> = (1..=3).map(|id| holders.get(HolderId(id)).expect("holder")).collect();
+        assert_eq!(numbered.iter().map(|holder| holder.node).collect::<Vec<_>>(), [1, 2, 4]);
+        assert_eq!(numbered.iter().map(|holder| holder.listed).collect::<Vec<_>>(), [false, true, true]);
+        assert!(holders.get(SPILL).is_none());
+    }
+}

@@ -1,0 +1,130 @@
+//! Links to holders as the engine uses them: opened by number, known to the fork, compared with what the holder said before. Covers opening and the
+//! verdict that a holder died; what travels is `lane.rs` and `remotifier.rs`.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use ramster_core::handle::HolderId;
+use ramster_core::wire::message::{RefuseReason, Role};
+use ramster_peer::client::{Link, LinkError};
+use ramster_sys::quiet::Inherited;
+use ramster_sys::say::say;
+use rustix::io::Errno;
+
+use crate::clock::now_ms;
+use crate::engine::Engine;
+
+/// A holder in the same network answers in a millisecond, and other faults of the lane wait meanwhile.
+const CONNECT_MS: u64 = 1000;
+/// Connects that time out before a silent holder counts as dead: about 15 s.
+const SILENCES: u32 = 3;
+
+/// A link whose descriptor a forked child closes.
+pub struct OpenLink {
+    link: Link,
+    inherited: Arc<Inherited>,
+}
+
+impl Deref for OpenLink {
+    type Target = Link;
+    fn deref(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl DerefMut for OpenLink {
+    fn deref_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+impl Drop for OpenLink {
+    fn drop(&mut self) {
+        self.inherited.forget(self.link.fd());
+    }
+}
+
+/// Why there is no link now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoLink {
+    /// The holder is dead, and tmem knows: its pages are lost, those in transit are local again.
+    Died,
+    /// Something on this side, or the holder has enough links: try again later.
+    NotNow,
+}
+
+/// Opens a link, at most [`CONNECT_MS`]. A holder that cannot be reached, or that has forgotten us, MUST be known to tmem before this returns.
+pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, NoLink> {
+    let Some(entry) = engine.holders().get(holder) else { return Err(NoLink::Died) };
+    if entry.down_until_ms > now_ms() {
+        return Err(NoLink::NotNow);
+    }
+    let ticket = engine.next_ticket();
+    match Link::connect(&entry.address, &engine.owner(), role, CONNECT_MS) {
+        Ok(link) => {
+            let inherited = Arc::clone(engine.inherited());
+            inherited.note(link.fd());
+            let link = OpenLink { link, inherited };
+            compare_account(engine, holder, &link, ticket)?;
+            Ok(link)
+        }
+        Err(LinkError::Io(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)) => {
+            Err(NoLink::NotNow)
+        }
+        Err(LinkError::Refused(RefuseReason::TooManyLinks)) => Err(NoLink::NotNow),
+        // Stopped, overloaded or out of reach: not at once the end of all its pages.
+        Err(LinkError::Deadline) if entry.failures < SILENCES => {
+            engine.holders().failed(holder, now_ms());
+            Err(NoLink::NotNow)
+        }
+        Err(error) => {
+            engine.holders().failed(holder, now_ms());
+            forget(engine, holder, &error.to_string());
+            Err(NoLink::Died)
+        }
+    }
+}
+
+/// A link that the parent opened for this child.
+pub fn adopt(engine: &Engine, holder: HolderId, link: Link) -> OpenLink {
+    let inherited = Arc::clone(engine.inherited());
+    inherited.note(link.fd());
+    let account = (link.holder().incarnation, link.holder().account);
+    let ticket = engine.next_ticket();
+    engine.holders().update(holder, |entry| entry.account = Some((account, ticket)));
+    OpenLink { link, inherited }
+}
+
+/// The account names our stay at the holder. Another one than before: it was restarted, or had none of our links left, and our pages are gone.
+fn compare_account(engine: &Engine, holder: HolderId, link: &Link, ticket: u64) -> Result<(), NoLink> {
+    let facts = link.holder();
+    let account = (facts.incarnation, facts.account);
+    let mut forgotten = false;
+    let mut outdated = false;
+    engine.holders().update(holder, |entry| {
+        match entry.account {
+            Some((before, asked)) if before != account => (forgotten, outdated) = (ticket > asked, ticket < asked),
+            _ => {}
+        }
+        if !outdated {
+            entry.account = Some((account, ticket));
+            entry.free_bytes = Some(link.holder_free_bytes());
+            (entry.down_until_ms, entry.failures) = (0, 0);
+            entry.node = facts.node;
+        }
+    });
+    if forgotten {
+        forget(engine, holder, "was restarted");
+    }
+    // Somebody opened a link to a later life of this holder meanwhile: this one leads nowhere.
+    if outdated { Err(NoLink::NotNow) } else { Ok(()) }
+}
+
+fn forget(engine: &Engine, holder: HolderId, why: &str) {
+    let lost = engine.holder_died(holder);
+    if lost > 0 {
+        let (node, address) =
+            engine.holders().get(holder).map_or((0, String::new()), |entry| (entry.node, entry.address.to_string()));
+        say(format_args!("node {node} at {address}: {why}; {lost} pages that it held are lost"));
+    }
+}

@@ -1,0 +1,405 @@
+//! Step 6: the thread that sends pages away when the store is over its limit, and tells holders what was flushed. Covers the loop and its decisions'
+//! execution; which pages is tmem's choice, which holder `core::remotify`'s. Never frees a page that was not acknowledged. Idle, it sleeps for good.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+
+use ramster_core::handle::{HolderId, PoolKind};
+use ramster_core::remotify::{BATCH_BYTES, BATCH_PAGES, BatchLimit, Room, next_batch, place};
+use ramster_core::tmem::{Batch, FlushOrder};
+use ramster_core::wire::message::Role;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::bulk::{Answered, Bulk, Trouble};
+use crate::clock::now_ms;
+use crate::engine::Engine;
+use crate::holders::{Holder, SPILL};
+use crate::links::{self, NoLink};
+use crate::packing::Packing;
+use crate::random::Draws;
+use crate::statblock::Stat;
+use crate::threads::Wake;
+
+/// What one lock hands out: copying it takes some 20 us, which a fault may have to wait for. The message may as well be short: a page in a batch of 64
+/// costs as little as in one of 256.
+const LOCKED: BatchLimit = BatchLimit { pages: BATCH_PAGES / 4, bytes: BATCH_BYTES / 8 };
+/// Flushes are collected this long, then sent together.
+const FLUSH_DELAY_MS: u64 = 20;
+/// A holder that said it is full is asked again after this.
+const FULL_MS: u64 = 1000;
+/// Nothing could be sent: look again, as long as the store is over its limit and there are peers.
+const STUCK_MS: u64 = 1000;
+/// What one lock moves to make sparse slabs empty: about 10 us.
+const COMPACT_BYTES: usize = 64 << 10;
+/// Batches sent, or steps of compaction done, before answers are looked at again.
+const MAX_TURNS: usize = 16;
+
+pub struct Remotifier {
+    engine: Weak<Engine>,
+    wake: Arc<Wake>,
+    bulks: Vec<Bulk>,
+    batch: Batch,
+    packing: Packing,
+    orders: Vec<FlushOrder>,
+    answered: Vec<Answered>,
+    table: Vec<(HolderId, Holder)>,
+    rooms: Vec<Room>,
+    draws: Draws,
+    /// Under way: goes on to a little below the limit.
+    sending: bool,
+    flush_at_ms: Option<u64>,
+}
+
+/// What a turn of sending came to.
+enum Turn {
+    Sent,
+    /// The store is below its limit.
+    Enough,
+    /// All links that could take more are busy: their answers come first.
+    Busy,
+    NowhereToPut,
+}
+
+impl Remotifier {
+    pub fn new(engine: &Engine, wake: Arc<Wake>) -> Self {
+        Remotifier {
+            engine: engine.me(),
+            wake,
+            bulks: engine.take_adopted_links().into_iter().map(|(holder, link)| Bulk::new(holder, link)).collect(),
+            batch: Batch::default(),
+            packing: Packing::new(engine),
+            orders: Vec::new(),
+            answered: Vec::new(),
+            table: Vec::new(),
+            rooms: Vec::new(),
+            draws: Draws::new(engine.owner().client as u64),
+            sending: false,
+            flush_at_ms: None,
+        }
+    }
+
+    pub fn run(mut self) {
+        while let Some(engine) = self.engine.upgrade().filter(|engine| !engine.is_closed()) {
+            let wait_ms = self.work(&engine);
+            // Not held while asleep: a forgotten engine ends its thread.
+            drop(engine);
+            self.sleep(wait_ms);
+        }
+        self.say_goodbye();
+    }
+
+    /// Everything that can be done now. Returns how long to sleep at most; None: until somebody wakes us.
+    fn work(&mut self, engine: &Engine) -> Option<u64> {
+        self.wake.silence();
+        engine.threads.hear_pressure();
+        self.receive(engine);
+        let now = now_ms();
+        self.see_to_flushes(engine, now);
+        let mut wait_ms = None;
+        for _ in 0..MAX_TURNS {
+            match self.send(engine, now) {
+                Turn::Sent => wait_ms = Some(0),
+                Turn::Enough => {
+                    (self.sending, wait_ms) = (false, None);
+                    break;
+                }
+                Turn::Busy => {
+                    wait_ms = None;
+                    break;
+                }
+                Turn::NowhereToPut => {
+                    wait_ms = engine.holders().any_listed().then_some(STUCK_MS);
+                    break;
+                }
+            }
+        }
+        let flush_ms = self.flush_at_ms.map(|at_ms| at_ms.saturating_sub(now));
+        let answer_ms = self.bulks.iter().filter_map(Bulk::deadline_ms).min().map(|at_ms| at_ms.saturating_sub(now));
+        [wait_ms, flush_ms, answer_ms].into_iter().flatten().min()
+    }
+
+    fn sleep(&self, wait_ms: Option<u64>) {
+        let mut polled = vec![PollFd::from_borrowed_fd(self.wake.fd(), PollFlags::IN)];
+        for bulk in &self.bulks {
+            let out = if bulk.link.has_unsent() { PollFlags::OUT } else { PollFlags::empty() };
+            polled.push(PollFd::from_borrowed_fd(bulk.link.fd(), PollFlags::IN | out));
+        }
+        let timeout = wait_ms.map(|ms| Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: (ms % 1000 * 1_000_000) as i64 });
+        // Whatever it says, the next turn looks at everything.
+        let _ = poll(&mut polled, timeout.as_ref());
+    }
+
+    /// Answers: what is acknowledged leaves the store, what is refused is local again.
+    fn receive(&mut self, engine: &Engine) {
+        let now = now_ms();
+        let mut index = 0;
+        while index < self.bulks.len() {
+            self.answered.clear();
+            let bulk = &mut self.bulks[index];
+            let holder = bulk.holder;
+            let mut received = bulk.receive(&mut self.answered);
+            if received.is_ok() && bulk.deadline_ms().is_some_and(|at_ms| at_ms <= now) {
+                received = Err(Trouble::Silent);
+            }
+            let free_bytes = bulk.free_bytes();
+            self.heed_answers(engine, holder, free_bytes, now);
+            match received {
+                Ok(()) => index += 1,
+                Err(trouble) => {
+                    let bulk = self.bulks.swap_remove(index);
+                    self.mend(engine, bulk, trouble);
+                }
+            }
+        }
+    }
+
+    fn heed_answers(&mut self, engine: &Engine, holder: HolderId, free_bytes: u64, now_ms: u64) {
+        if self.answered.is_empty() {
+            return;
+        }
+        let mut stored = 0;
+        // A lock for every 64: an answer may be about more.
+        for answered in self.answered.chunks(LOCKED.pages) {
+            engine.with_tmem(|tmem| {
+                for page in answered {
+                    if page.stored {
+                        tmem.acknowledged(&page.handle, page.version, holder);
+                        stored += 1;
+                    } else {
+                        tmem.refused(&page.handle, page.version, holder);
+                    }
+                }
+            });
+        }
+        let refused = self.answered.len() as u64 - stored;
+        engine.stats().add(Stat::PagesRemotified, stored);
+        engine.stats().add(Stat::RemotifyRefused, refused);
+        engine.holders().update(holder, |entry| {
+            entry.free_bytes = Some(free_bytes);
+            if refused > 0 {
+                entry.full_until_ms = now_ms + FULL_MS;
+            }
+        });
+        engine.limits.room.ring();
+    }
+
+    /// A link died. Its unanswered pages are local again; if the holder lives, it hears of every flush again before anything else.
+    fn mend(&mut self, engine: &Engine, bulk: Bulk, trouble: Trouble) {
+        let holder = bulk.holder;
+        let (mut unanswered, mut orders) = (Vec::new(), Vec::new());
+        bulk.take_apart(&mut unanswered, &mut orders);
+        engine.with_tmem(|tmem| unanswered.iter().for_each(|(handle, version)| tmem.unanswered(handle, *version, holder)));
+        engine.stats().add(Stat::RemotifyTakenBack, unanswered.len() as u64);
+        if trouble == Trouble::Silent {
+            // It may be stuck or overloaded: it is not asked to take more for a while, but what it holds is not given up.
+            engine.holders().update(holder, |entry| entry.full_until_ms = now_ms() + 10 * FULL_MS);
+        }
+        match self.open(engine, holder) {
+            Ok(index) => orders.into_iter().for_each(|order| self.bulks[index].flush(order.what)),
+            // Dead, and forgotten by tmem; or it will hear of them with the next link.
+            Err(NoLink::Died) => {}
+            Err(NoLink::NotNow) => self.orders.extend(orders),
+        }
+        engine.limits.room.ring();
+    }
+
+    /// Hands queued flushes to their links, once they have been collected for a moment.
+    fn see_to_flushes(&mut self, engine: &Engine, now_ms: u64) {
+        if engine.threads.are_flushes_waiting() || !self.orders.is_empty() {
+            let at_ms = *self.flush_at_ms.get_or_insert(now_ms + FLUSH_DELAY_MS);
+            if at_ms <= now_ms {
+                self.flush_at_ms = None;
+                engine.threads.hear_flushes();
+                let orders = &mut self.orders;
+                engine.with_tmem(|tmem| tmem.take_flushes(usize::MAX, orders));
+                self.hand_out_orders(engine);
+                // What could not be handed out yet has its next turn.
+                self.flush_at_ms = (!self.orders.is_empty()).then_some(now_ms + STUCK_MS);
+            }
+        }
+        self.send_flushes(engine, now_ms);
+    }
+
+    /// To the spill file at once, to links in order. What has no link for the moment stays in `orders`, in order.
+    fn hand_out_orders(&mut self, engine: &Engine) {
+        let mut waiting = Vec::new();
+        for order in std::mem::take(&mut self.orders) {
+            if order.holder == SPILL {
+                if let Some(spill) = engine.spill() {
+                    spill.flush(&order.what);
+                }
+            } else if waiting.iter().any(|other: &FlushOrder| other.holder == order.holder) {
+                waiting.push(order);
+            } else {
+                match self.bulk(engine, order.holder) {
+                    Ok(index) => self.bulks[index].flush(order.what),
+                    Err(NoLink::Died) => {}
+                    Err(NoLink::NotNow) => waiting.push(order),
+                }
+            }
+        }
+        self.orders = waiting;
+    }
+
+    fn send_flushes(&mut self, engine: &Engine, now_ms: u64) {
+        let mut index = 0;
+        while index < self.bulks.len() {
+            match self.bulks[index].send_flushes(now_ms) {
+                Ok(sent) => {
+                    engine.stats().add(Stat::FlushesSent, sent);
+                    index += 1;
+                }
+                Err(trouble) => {
+                    let bulk = self.bulks.swap_remove(index);
+                    self.mend(engine, bulk, trouble);
+                }
+            }
+        }
+    }
+
+    /// One batch, or one step of compaction, if the store is over its limit.
+    fn send(&mut self, engine: &Engine, now_ms: u64) -> Turn {
+        let limit_bytes = engine.limits.soft_limit_bytes();
+        let sending = self.sending;
+        let (used, in_transit, wasted) =
+            engine.with_tmem(|tmem| (tmem.bytes_used(), tmem.bytes_in_transit(), tmem.bytes_wasted()));
+        let Some(wanted) = next_batch(used, in_transit + wasted, limit_bytes, sending) else {
+            // What is over the limit is only holes: close them before anything else leaves.
+            let compacts = wasted > 0 && next_batch(used, in_transit, limit_bytes, sending).is_some();
+            if compacts && engine.with_tmem(|tmem| tmem.compact(COMPACT_BYTES)).freed_bytes > 0 {
+                engine.limits.room.ring();
+                return Turn::Sent;
+            }
+            self.set_stuck(engine, 0);
+            return if in_transit > 0 { Turn::Busy } else { Turn::Enough };
+        };
+        self.sending = true;
+        let limit = BatchLimit { pages: wanted.pages.min(LOCKED.pages), bytes: wanted.bytes.min(LOCKED.bytes) };
+        let peers = engine.limits.remotify.load(Relaxed);
+        while let Some(holder) = self.choose(engine, limit.bytes as u64, now_ms).filter(|_| peers) {
+            // A holder that cannot be reached is out of the choice now.
+            let Ok(index) = self.bulk(engine, holder) else { continue };
+            if self.bulks[index].has_room_for_batch() {
+                return self.send_batch(engine, index, limit, now_ms);
+            }
+        }
+        if peers && self.bulks.iter().any(Bulk::is_busy) {
+            return Turn::Busy;
+        }
+        let spilled = self.spill(engine, limit);
+        self.set_stuck(engine, if spilled { 0 } else { now_ms + STUCK_MS });
+        if spilled { Turn::Sent } else { Turn::NowhereToPut }
+    }
+
+    /// Whoever waits for room need not, as long as there is nowhere to put pages; and a put need not wake us before it is time to look again.
+    fn set_stuck(&self, engine: &Engine, until_ms: u64) {
+        if engine.limits.stuck_until_ms.swap(until_ms, Relaxed) != until_ms {
+            engine.limits.room.ring();
+        }
+    }
+
+    /// Among those that take pages now: listed, not down, not full, and their link not busy with as many batches as it may.
+    fn choose(&mut self, engine: &Engine, need_bytes: u64, now_ms: u64) -> Option<HolderId> {
+        engine.holders().copy_into(&mut self.table);
+        self.rooms.clear();
+        for (holder, entry) in &self.table {
+            if !entry.listed || entry.down_until_ms > now_ms || entry.full_until_ms > now_ms {
+                continue;
+            }
+            let free_bytes = match self.bulks.iter().find(|bulk| bulk.holder == *holder) {
+                Some(bulk) if !bulk.has_room_for_batch() => continue,
+                Some(bulk) => bulk.free_bytes(),
+                // Not asked yet: as good as any, until it says otherwise.
+                None => entry.free_bytes.unwrap_or(u64::MAX),
+            };
+            self.rooms.push(Room { holder: *holder, free_bytes });
+        }
+        place(&self.rooms, need_bytes, self.draws.draw())
+    }
+
+    fn send_batch(&mut self, engine: &Engine, index: usize, limit: BatchLimit, now_ms: u64) -> Turn {
+        let holder = self.bulks[index].holder;
+        let (batch, orders) = (&mut self.batch, &mut self.orders);
+        engine.with_tmem(|tmem| {
+            // Flushes that were queued before the batch is begun MUST reach the holder before it.
+            tmem.take_flushes(usize::MAX, orders);
+            tmem.begin_remotify(PoolKind::Persistent, holder, limit, batch);
+            if batch.is_empty() {
+                tmem.begin_remotify(PoolKind::Ephemeral, holder, limit, batch);
+            }
+        });
+        if self.batch.is_empty() {
+            // Over the limit, and nothing that may leave: same-value pages and what is on its way already.
+            return if self.bulks.iter().any(Bulk::is_busy) { Turn::Busy } else { Turn::Enough };
+        }
+        if !self.orders.is_empty() {
+            self.hand_out_orders(engine);
+            self.send_flushes(engine, now_ms);
+        }
+        let packing = &mut self.packing;
+        let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == holder) {
+            Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(&packing.put_pages(engine, &self.batch), now_ms),
+            _ => Ok(false),
+        };
+        if sent == Ok(true) {
+            return Turn::Sent;
+        }
+        engine.with_tmem(|tmem| self.batch.iter().for_each(|(handle, version, _)| tmem.refused(&handle, version, holder)));
+        if let Err(trouble) = sent
+            && let Some(index) = self.bulks.iter().position(|bulk| bulk.holder == holder)
+        {
+            let bulk = self.bulks.swap_remove(index);
+            self.mend(engine, bulk, trouble);
+        }
+        Turn::Busy
+    }
+
+    /// The last resort: the file. Blocks for the disk.
+    fn spill(&mut self, engine: &Engine, limit: BatchLimit) -> bool {
+        let Some(spill) = engine.spill() else { return false };
+        let (batch, orders) = (&mut self.batch, &mut self.orders);
+        engine.with_tmem(|tmem| {
+            tmem.take_flushes(usize::MAX, orders);
+            tmem.begin_remotify(PoolKind::Persistent, SPILL, limit, batch);
+        });
+        self.hand_out_orders(engine);
+        let stored = spill.write(&self.batch);
+        let mut spilled = 0;
+        engine.with_tmem(|tmem| {
+            for ((handle, version, _), stored) in self.batch.iter().zip(&stored) {
+                if *stored {
+                    tmem.acknowledged(&handle, version, SPILL);
+                    spilled += 1;
+                } else {
+                    tmem.refused(&handle, version, SPILL);
+                }
+            }
+        });
+        engine.stats().add(Stat::PagesSpilled, spilled);
+        engine.stats().add(Stat::SpillFull, stored.len() as u64 - spilled);
+        engine.limits.room.ring();
+        spilled > 0
+    }
+
+    fn bulk(&mut self, engine: &Engine, holder: HolderId) -> Result<usize, NoLink> {
+        match self.bulks.iter().position(|bulk| bulk.holder == holder) {
+            Some(index) => Ok(index),
+            None => self.open(engine, holder),
+        }
+    }
+
+    fn open(&mut self, engine: &Engine, holder: HolderId) -> Result<usize, NoLink> {
+        let link = links::open(engine, holder, Role::Bulk)?;
+        self.bulks.push(Bulk::new(holder, link));
+        Ok(self.bulks.len() - 1)
+    }
+
+    /// All pages of this engine go. Waits a moment for the holders' farewell, so that who asks them next finds the room.
+    fn say_goodbye(&mut self) {
+        for bulk in &mut self.bulks {
+            if bulk.link.send_goodbye(u64::MAX).is_ok() {
+                let _ = bulk.link.wait(200, &mut |_| {});
+            }
+        }
+    }
+}

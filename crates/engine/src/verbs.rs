@@ -1,0 +1,72 @@
+//! The engine as every door's `Backend`: any thread may call these. Covers put and the flushes; the blocking get is `blocking.rs`.
+
+use ramster_core::backend::{Backend, Get, Keep, Lost, Put, Refusal};
+use ramster_core::compress::Packer;
+use ramster_core::handle::{Handle, ObjectId, PoolId, PoolKind};
+use ramster_core::page::Page;
+
+use crate::engine::Engine;
+use crate::putter::put_one;
+
+/// How long a put into a full store waits for the remotifier before it is refused: some batches to a slow holder.
+const PUT_PATIENCE_MS: u64 = 2000;
+/// Packers kept for the next caller; each is some 10 KiB, with zstd some 500.
+const SPARE_PACKERS: usize = 8;
+
+impl Engine {
+    fn with_packer<T>(&self, work: impl FnOnce(&mut Packer) -> T) -> T {
+        let spare = self.packers.lock().pop();
+        let mut packer = spare.unwrap_or_else(|| self.new_packer());
+        let result = work(&mut packer);
+        let mut spares = self.packers.lock();
+        if spares.len() < SPARE_PACKERS {
+            spares.push(packer);
+        }
+        result
+    }
+
+    /// Does `work` on tmem, then sees to the flushes that it may have left.
+    fn flush_with(&self, work: impl FnOnce(&mut crate::engine::Pages)) {
+        self.with_tmem(work);
+        self.note_flushes();
+    }
+}
+
+impl Backend for Engine {
+    fn new_pool(&self, kind: PoolKind) -> Result<PoolId, Refusal> {
+        self.with_tmem(|tmem| tmem.new_pool(kind))
+    }
+
+    fn put(&self, handle: &Handle, page: &Page) -> Put {
+        let deadline_ms = crate::now_ms() + PUT_PATIENCE_MS;
+        loop {
+            let outcome = self.with_packer(|packer| put_one(self, packer, handle, page));
+            // Full for the moment: pages are leaving. Nothing is kept under the handle meanwhile.
+            let full = outcome == Put::Rejected(Refusal::StoreFull);
+            let left_ms = deadline_ms.saturating_sub(crate::now_ms());
+            if !full || !self.limits.is_hard() || left_ms == 0 || !self.wait_for_room(left_ms) {
+                return outcome;
+            }
+        }
+    }
+
+    fn get(&self, handle: &Handle, keep: Keep, page: &mut Page) -> Result<Get, Lost> {
+        self.get_blocking(handle, keep, page)
+    }
+
+    fn flush_page(&self, handle: &Handle) {
+        self.flush_with(|tmem| tmem.flush_page(handle));
+    }
+
+    fn flush_range(&self, handle: &Handle, count: u32) {
+        self.flush_with(|tmem| tmem.flush_range(handle, count));
+    }
+
+    fn flush_object(&self, pool: PoolId, object: ObjectId) {
+        self.flush_with(|tmem| tmem.flush_object(pool, object));
+    }
+
+    fn destroy_pool(&self, pool: PoolId) {
+        self.flush_with(|tmem| tmem.destroy_pool(pool));
+    }
+}

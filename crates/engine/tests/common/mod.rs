@@ -1,0 +1,93 @@
+//! What the engine's tests share: pages that say what they are, servers on loopback, waits with a deadline.
+#![allow(dead_code)] // each test file uses a part of it
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ramster_core::handle::{Handle, ObjectId, PoolId};
+use ramster_core::page::{PAGE_BYTES, Page};
+use ramster_engine::{Engine, Options, PeerAddr};
+use ramster_peer::server::{Server, ServerConfig};
+
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A page of about half random bytes, different for every (index, version).
+pub fn page(index: u32, version: u32) -> Page {
+    let mut page = [b'r'; PAGE_BYTES];
+    let mut x = (u64::from(index) << 32 | u64::from(version)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for word in page[..PAGE_BYTES / 2].as_chunks_mut::<8>().0 {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        *word = x.to_le_bytes();
+    }
+    page[PAGE_BYTES - 8..PAGE_BYTES - 4].copy_from_slice(&index.to_le_bytes());
+    page[PAGE_BYTES - 4..].copy_from_slice(&version.to_le_bytes());
+    page
+}
+
+/// What a page made by [`page`] says it is.
+pub fn name_of(page: &Page) -> (u32, u32) {
+    let word = |at: usize| u32::from_le_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]]);
+    (word(PAGE_BYTES - 8), word(PAGE_BYTES - 4))
+}
+
+pub fn handle(pool: PoolId, index: u32) -> Handle {
+    Handle { pool, object: ObjectId([7, 8, 9]), index }
+}
+
+pub fn server(node: u64, offer_bytes: u64) -> Server {
+    let address = "127.0.0.1:0".parse().expect("address");
+    Server::start(ServerConfig { threads: 1, ..ServerConfig::new(address, node, offer_bytes) }).expect("server")
+}
+
+pub fn peers(servers: &[&Server]) -> Vec<PeerAddr> {
+    let peer = |(index, server): (usize, &&Server)| PeerAddr { node: index as u64 + 1, address: server.address().to_string() };
+    servers.iter().enumerate().map(peer).collect()
+}
+
+/// An engine whose store is to stay below `store_bytes`.
+pub fn engine(store_bytes: u64, peers: Vec<PeerAddr>) -> Arc<Engine> {
+    Engine::start(&Options { local_bytes: 64 << 20, store_bytes: Some(store_bytes), peers, ..Options::default() })
+        .expect("engine")
+}
+
+pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// xorshift: the seed is printed, so that a failure can be run again.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(test: &str) -> Self {
+        let seed = std::env::var("RAMSTER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed =
+            seed.unwrap_or_else(|| Instant::now().elapsed().as_nanos() as u64 ^ u64::from(std::process::id()) << 20 ^ now_ns());
+        eprintln!("{test}: RAMSTER_TEST_SEED={seed}");
+        Random(seed | 1)
+    }
+
+    pub fn fork(&mut self) -> Random {
+        Random(self.next() | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub fn below(&mut self, end: u32) -> u32 {
+        (self.next() >> 32) as u32 % end
+    }
+}
+
+fn now_ns() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
