@@ -127,6 +127,8 @@ class Row:
 
     @property
     def verdict(self) -> str:
+        if bad := [failure for failure in self.failures if failure.startswith("A: ")]:
+            return bad[0]
         if self.must is None and (self.a or self.b):
             return "for information"
         if self.ratio is None:
