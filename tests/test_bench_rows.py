@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from bench.comparison import Metrics, OutOfMemory, Row, RunFailed, Turn, fill, in_turns
 from bench.running import Outcome
 
