@@ -140,19 +140,18 @@ def main() -> int:
         print("density: needs root and zram (modprobe zram), to ask zram the same", file=sys.stderr)
         return 1
     results = {}
-    print(
-        f"{'pages':22}{'ours B/page':>12}{'zram B/page':>12}{'ratio':>7}{'meta B/page':>12}{'+meta':>7}{'put ns':>8}{'get ns':>8}"
-    )
+    columns = ("ours B/page", "zram B/page", "ratio", "index B/page", "ratio with it", "pack ns", "put ns", "get ns")
+    print(f"{'pages':22}" + "".join(f"{column:>14}" for column in columns))
     with tempfile.TemporaryDirectory(prefix="ramster-density-") as folder:
         for name, make in SAMPLES.items():
             facts = compare(make, arguments.mib << 20, Path(folder))
             results[name] = facts
             count = facts["pages"]
-            print(
-                f"{name:22}{facts['used_bytes'] / count:12.0f}{facts['zram_used_bytes'] / count:12.0f}{facts['ratio']:7.3f}"
-                f"{facts['metadata_bytes'] / count:12.1f}{facts['ratio_with_metadata']:7.3f}"
-                f"{facts['put_ns']:8.0f}{facts['get_ns']:8.0f}"
-            )
+            row = [f"{facts[field] / count:.0f}" for field in ("used_bytes", "zram_used_bytes")]
+            row += [f"{facts['ratio']:.3f}", f"{facts['metadata_bytes'] / count:.1f}"]
+            row += [f"{facts['ratio_with_metadata']:.3f}"]
+            row += [f"{facts[field]:.0f}" for field in ("pack_ns", "put_again_ns", "get_ns")]
+            print(f"{name:22}" + "".join(f"{cell:>14}" for cell in row))
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
     return 0
