@@ -111,7 +111,7 @@ impl Handler {
         self.make_room(1);
         let layout = pager.layout.read();
         let Some(region) = layout.regions.find(fault.addr).copied().filter(|region| !region.foreign) else {
-            self.uffd.wake(fault.addr, PAGE_BYTES);
+            self.answer_stranger(fault.addr);
             return;
         };
         let stats = pager.engine.stats();
@@ -147,6 +147,16 @@ impl Handler {
             Place::Fetching(_) => {}
             Place::Lost => self.poison(page),
         }
+    }
+
+    /// Unmapped since it faulted; or somebody walks through our own frames (mlockall by a bare system call, a debugger): an empty one gets zeroes, or it would
+    /// fault for ever.
+    fn answer_stranger(&self, addr: usize) {
+        let frames = &self.pager.victims.frames;
+        if (frames.base()..frames.base() + frames.bytes()).contains(&addr) {
+            let _ = self.uffd.copy(addr, &self.zeroes.bytes()[..PAGE_BYTES]);
+        }
+        self.uffd.wake(addr, PAGE_BYTES);
     }
 
     /// Room for `pages` more under the limit. The reclaimer is normally ahead; when it isn't, the faulting side does its work.

@@ -47,6 +47,9 @@ impl Pager {
         self.victims.after_fork_child();
         self.engine.after_fork_child();
         self.reclaimer_started.store(false, Release);
+        if let Err(errno) = self.obey_fork_advice() {
+            say(format_args!("a forked child cannot reserve addresses ({errno})"));
+        }
         let is_managing = self.layout.read().managing.is_some();
         if !is_managing {
             return;
@@ -66,12 +69,6 @@ impl Pager {
             let mut layout = self.layout.write();
             // The parent's descriptors are copies here; the value that owns them is ours to drop.
             layout.managing = Some(Managing { uffd: Arc::clone(&uffd), pagemap });
-            let unforked: Vec<_> = layout.regions.all().filter(|region| region.dont_fork).copied().collect();
-            for region in unforked {
-                self.drop_range(&mut layout, region.start, region.end);
-                ramster_sys::mapping::vacate(region.start, region.len())?;
-                layout.addresses.give(region.start, region.len());
-            }
             self.register_all(&layout, &uffd)?;
             for region in layout.regions.all() {
                 for page in self.page_of(region.start)..self.page_of(region.end - PAGE_BYTES) + 1 {
@@ -82,6 +79,21 @@ impl Pager {
         self.reclaimer_started.store(true, Release);
         quiet::spawn("ramster-reclaim", move || crate::reclaim::reclaim_for_ever(self))?;
         self.crew.start(self, &uffd, main_thread_core())
+    }
+
+    /// MADV_DONTFORK and MADV_WIPEONFORK: the kernel has left these mappings out, or emptied them; our books follow. The addresses stay reserved.
+    fn obey_fork_advice(&self) -> Result<(), rustix::io::Errno> {
+        let mut layout = self.layout.write();
+        let advised: Vec<_> = layout.regions.all().filter(|region| region.dont_fork || region.wipe_on_fork).copied().collect();
+        for region in advised {
+            self.forget(&layout, &region);
+            if region.dont_fork {
+                layout.regions.carve(region.start, region.end);
+                ramster_sys::mapping::vacate(region.start, region.len())?;
+                layout.addresses.give(region.start, region.len());
+            }
+        }
+        Ok(())
     }
 
     /// What the parent's threads were in the middle of is not under way here. With the layout closed no put was, so only fetches are left.

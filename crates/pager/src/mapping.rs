@@ -127,41 +127,59 @@ impl Pager {
                 layout.regions.change(piece.start, piece.end, |region| region.dont_fork = advice == libc::MADV_DONTFORK);
                 Ok(())
             }
+            libc::MADV_WIPEONFORK | libc::MADV_KEEPONFORK => {
+                mapping::advise(piece.start, piece.len(), advice)?;
+                layout.regions.change(piece.start, piece.end, |region| region.wipe_on_fork = advice == libc::MADV_WIPEONFORK);
+                Ok(())
+            }
             other => mapping::advise(piece.start, piece.len(), other),
         }
     }
 
-    /// Brings the range home for good. The kernel's own mlock touches the pages, and their faults are answered as always.
+    /// Brings the range home for good, up to its first hole. The kernel's own mlock touches the pages, and their faults are answered as always.
     pub fn lock(&self, at: usize, len: usize) -> Result<(), Errno> {
-        let len = round_up_or_zero(len)?;
+        let (len, whole) = self.up_to_hole(at, len)?;
         self.set_pinned(at, len, true);
-        let locked = mapping::lock(at, len);
-        if locked.is_err() {
+        if let Err(errno) = mapping::lock(at, len) {
             self.set_pinned(at, len, false);
+            return Err(errno);
         }
-        locked
+        whole
     }
 
     pub fn unlock(&self, at: usize, len: usize) -> Result<(), Errno> {
-        let len = round_up_or_zero(len)?;
+        let (len, whole) = self.up_to_hole(at, len)?;
         mapping::unlock(at, len)?;
         self.set_pinned(at, len, false);
-        Ok(())
+        whole
     }
 
+    /// How much of the range is mapped from its start on, and what to answer when that is done: a hole is ENOMEM.
+    fn up_to_hole(&self, at: usize, len: usize) -> Result<(usize, Result<(), Errno>), Errno> {
+        let len = round_up_or_zero(len)?;
+        let covered = self.layout.read().regions.covered_to(at, at + len) - at;
+        Ok((covered, if covered == len { Ok(()) } else { Err(Errno::NOMEM) }))
+    }
+
+    /// As mlockall(2), but memory that is not managed is locked as it is touched rather than at once: the kernel's own way would also fill the pager's tables,
+    /// which are address space, not memory.
     pub fn lock_all(&self, flags: i32) -> Result<(), Errno> {
-        let (start, len) = (self.arena.start, self.arena.len());
-        let before = {
+        let is_valid = flags & (libc::MCL_CURRENT | libc::MCL_FUTURE) != 0;
+        mapping::lock_all(if is_valid { flags | libc::MCL_ONFAULT } else { flags })?;
+        // Pages move only between mappings of which both or neither are locked.
+        let frames = &self.victims.frames;
+        mapping::unlock(frames.base(), frames.bytes())?;
+        let regions: Vec<Region> = {
             let mut layout = self.layout.write();
-            std::mem::replace(&mut layout.pin_new, flags & libc::MCL_FUTURE != 0)
+            layout.pin_new = flags & libc::MCL_FUTURE != 0;
+            layout.regions.all().filter(|region| !region.foreign && region.prot != libc::PROT_NONE).copied().collect()
         };
         if flags & libc::MCL_CURRENT != 0 {
-            self.set_pinned(start, len, true);
+            for region in regions {
+                self.lock(region.start, region.len())?;
+            }
         }
-        mapping::lock_all(flags).inspect_err(|_| {
-            self.layout.write().pin_new = before;
-            self.set_pinned(start, len, false);
-        })
+        Ok(())
     }
 
     pub fn unlock_all(&self) -> Result<(), Errno> {

@@ -146,6 +146,12 @@ impl Reclaimer {
                     busy = true;
                     at += done + PAGE_BYTES;
                 }
+                // A stranger touched the empty frame: empty it again. This time the page stays.
+                Err((done, FillError::Present)) => {
+                    let stray = slot + (at + done) / PAGE_BYTES;
+                    pager.victims.frames.discard(stray, 1);
+                    at += done + PAGE_BYTES;
+                }
                 Err((done, error)) => {
                     if done == 0 && !matches!(error, FillError::Gone | FillError::Exiting) {
                         say(format_args!("taking pages out at {:#x} failed: {error:?}", piece.start));

@@ -20,6 +20,8 @@ pub struct Region {
     pub foreign: bool,
     /// The program asked that a child does not get it.
     pub dont_fork: bool,
+    /// The program asked that a child finds it zeroed.
+    pub wipe_on_fork: bool,
 }
 
 impl Region {
@@ -86,8 +88,8 @@ impl Regions {
     pub fn add(&mut self, start: usize, len: usize, prot: i32) -> Region {
         self.next_object += 1;
         let object = self.next_object;
-        let region =
-            Region { start, end: start + len, prot, object, first_index: 0, pinned: false, foreign: false, dont_fork: false };
+        let (pinned, foreign, dont_fork, wipe_on_fork) = (false, false, false, false);
+        let region = Region { start, end: start + len, prot, object, first_index: 0, pinned, foreign, dont_fork, wipe_on_fork };
         self.insert(region);
         region
     }

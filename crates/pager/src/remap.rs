@@ -21,6 +21,9 @@ impl Pager {
         fixed: Option<usize>,
     ) -> Result<usize, Errno> {
         let (old_len, new_len) = (round_up(old_len)?, round_up(new_len)?);
+        if new_len > self.arena.end {
+            return Err(Errno::INVAL); // more than all addresses: the kernel's answer
+        }
         self.check(old, old_len)?;
         if let Some(to) = fixed {
             self.check(to, new_len)?;
@@ -168,10 +171,10 @@ impl Pager {
     }
 }
 
-/// The kernel moves one mapping at a time; a piece that it keeps as several (different advice) is moved in halves.
+/// The kernel moves one mapping at a time; a piece that it keeps as several (grown in place, different advice) is moved in halves.
 fn move_whole(from: usize, len: usize, to: usize) -> Result<(), Errno> {
     match mapping::move_to(from, len, to) {
-        Err(Errno::FAULT) if len > PAGE_BYTES => {
+        Err(Errno::FAULT | Errno::INVAL) if len > PAGE_BYTES => {
             let half = (len / 2).next_multiple_of(PAGE_BYTES);
             move_whole(from, half, to)?;
             move_whole(from + half, len - half, to + half)
