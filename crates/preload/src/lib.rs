@@ -19,6 +19,7 @@ mod quiesce;
 mod small;
 mod span;
 mod start;
+mod stats;
 
 #[global_allocator]
 static HEAP: ramster_sys::allocator::OwnHeap = ramster_sys::allocator::OwnHeap::new();

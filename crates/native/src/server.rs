@@ -1,0 +1,97 @@
+//! `Server`: holds other clients' pages for the node, in native threads. Covers arguments, figures and its end.
+
+use std::net::SocketAddr;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use ramster_core::handle::OwnerId;
+use ramster_peer::server::{ServerConfig, ServerStats};
+use ramster_sys::lock::Lock;
+use serde_json::json;
+
+use crate::plain::to_dict;
+
+#[pyclass(module = "ramster._native", frozen)]
+pub struct Server {
+    address: SocketAddr,
+    /// None: stopped.
+    server: Lock<Option<ramster_peer::server::Server>>,
+}
+
+fn socket_address(name: &str, text: &str) -> PyResult<SocketAddr> {
+    text.parse().map_err(|_| PyValueError::new_err(format!("{name}: {text:?} is not an address; write IP:port")))
+}
+
+#[pymethods]
+impl Server {
+    #[new]
+    #[pyo3(signature = (listen, node, offer_bytes, max_links = 4096))]
+    fn new(py: Python<'_>, listen: &str, node: u64, offer_bytes: u64, max_links: usize) -> PyResult<Self> {
+        let listen = socket_address("listen", listen)?;
+        let config = ServerConfig { max_links, ..ServerConfig::new(listen, node, offer_bytes) };
+        let server = py.detach(|| ramster_peer::server::Server::start(config))?;
+        Ok(Server { address: server.address(), server: Lock::new(Some(server)) })
+    }
+
+    #[getter]
+    fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = py.detach(|| self.server.lock().as_ref().map(|server| server.stats()));
+        let stats = stats.ok_or_else(|| PyValueError::new_err("the server has been stopped"))?;
+        to_dict(py, &plain(&stats))
+    }
+
+    fn set_offer(&self, py: Python<'_>, offer_bytes: u64) {
+        py.detach(|| {
+            if let Some(server) = self.server.lock().as_ref() {
+                server.set_offer(offer_bytes);
+            }
+        });
+    }
+
+    /// Ends every link and frees every page. Stopping again does nothing.
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| {
+            let server = self.server.lock().take();
+            drop(server);
+        });
+    }
+}
+
+fn plain(stats: &ServerStats) -> serde_json::Value {
+    let counts = &stats.foreign;
+    let clients: Vec<_> = stats
+        .clients
+        .iter()
+        .map(|client| {
+            let OwnerId { node, client: name, incarnation } = client.owner;
+            json!({
+                "node": node,
+                "client": format!("{name:032x}"),
+                "incarnation": incarnation,
+                "links": client.links,
+                "pages": client.pages,
+                "bytes": client.bytes,
+            })
+        })
+        .collect();
+    json!({
+        "offer_bytes": stats.offer_bytes,
+        "used_bytes": stats.used_bytes,
+        "links": stats.links,
+        "links_accepted": stats.links_accepted,
+        "links_ended": stats.links_ended.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
+        "accepts_paused": stats.accepts_paused,
+        "puts_stored": counts.puts_stored,
+        "puts_refused_full": counts.puts_refused_full,
+        "gets_hit": counts.gets_hit,
+        "gets_miss": counts.gets_miss + counts.gets_gone + counts.gets_stale,
+        "pages_flushed": counts.pages_flushed,
+        "shares": counts.shares,
+        "clients": clients,
+    })
+}
