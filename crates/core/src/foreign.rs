@@ -75,7 +75,13 @@ struct Entry {
     blob: BlobRef,
 }
 
-type Pages = BTreeMap<u32, Entry>;
+/// The pages of one object, and the sum of their records' lengths.
+#[derive(Clone, Default)]
+struct Pages {
+    entries: BTreeMap<u32, Entry>,
+    bytes: u64,
+}
+
 type Key = (PoolId, ObjectId);
 
 struct Account {
@@ -243,7 +249,7 @@ impl Foreign {
             return Some((0, None));
         };
         let last = first.index.saturating_add(count - 1);
-        let indices: Vec<u32> = pages.range(first.index..=last).map(|(index, _)| *index).take(limit).collect();
+        let indices: Vec<u32> = pages.entries.range(first.index..=last).map(|(index, _)| *index).take(limit).collect();
         for index in &indices {
             self.remove(seat, &Handle { index: *index, ..*first });
         }
@@ -294,7 +300,7 @@ impl Foreign {
     pub fn reap(&mut self, limit: usize) -> bool {
         let mut left = limit;
         while let Some(pages) = self.dying.last_mut() {
-            while let Some((_, entry)) = pages.pop_first() {
+            while let Some((_, entry)) = pages.entries.pop_first() {
                 self.used_bytes -= ENTRY_BYTES + self.blobs.release(entry.blob);
                 left -= 1;
                 if left == 0 {
@@ -336,8 +342,8 @@ impl Foreign {
             let (mut count, mut bytes) = (0, 0);
             for pages in account.objects.values() {
                 seen.insert(Arc::as_ptr(pages), pages.as_ref());
-                count += pages.len() as u64;
-                bytes += pages.values().map(|entry| self.blobs.bytes(entry.blob).len() as u64).sum::<u64>();
+                count += pages.entries.len() as u64;
+                bytes += pages.entries.values().map(|entry| self.blobs.bytes(entry.blob).len() as u64).sum::<u64>();
             }
             if (count, bytes) != (account.pages, account.bytes) {
                 return Err(format!(
@@ -348,10 +354,10 @@ impl Foreign {
         }
         let trees: Vec<&Pages> = seen.into_values().chain(&self.dying).collect();
         let mut references = HashMap::new();
-        for entry in trees.iter().flat_map(|pages| pages.values()) {
+        for entry in trees.iter().flat_map(|pages| pages.entries.values()) {
             *references.entry(entry.blob).or_insert(0u32) += 1;
         }
-        let entries: u64 = trees.iter().map(|pages| pages.len() as u64).sum();
+        let entries: u64 = trees.iter().map(|pages| pages.entries.len() as u64).sum();
         let used = self.blobs.check(&references)? + entries * ENTRY_BYTES + trees.len() as u64 * OBJECT_BYTES;
         if used == self.used_bytes { Ok(()) } else { Err(format!("{used} bytes used, counted {}", self.used_bytes)) }
     }
@@ -370,10 +376,10 @@ impl Foreign {
         let pages = account.objects.get_mut(&key)?;
         if Arc::get_mut(pages).is_none() {
             let copy = Pages::clone(pages);
-            for entry in copy.values() {
+            for entry in copy.entries.values() {
                 self.blobs.retain(entry.blob);
             }
-            self.used_bytes += OBJECT_BYTES + ENTRY_BYTES * copy.len() as u64;
+            self.used_bytes += OBJECT_BYTES + ENTRY_BYTES * copy.entries.len() as u64;
             *pages = Arc::new(copy);
         }
         Arc::get_mut(pages)
@@ -386,23 +392,23 @@ impl Foreign {
             account.bytes += bytes;
             account.objects.entry(key(handle)).or_insert_with(|| {
                 new_bytes += OBJECT_BYTES;
-                Arc::new(Pages::new())
+                Arc::new(Pages::default())
             });
         }
         self.used_bytes += new_bytes;
         if let Some(pages) = self.own_pages(seat, key(handle)) {
-            pages.insert(handle.index, entry);
+            pages.entries.insert(handle.index, entry);
+            pages.bytes += bytes;
         }
     }
 
     fn remove(&mut self, seat: Seat, handle: &Handle) {
-        if self.account(seat).and_then(|account| account.entry(handle)).is_none() {
-            return;
-        }
+        let Some(held) = self.account(seat).and_then(|account| account.entry(handle)) else { return };
+        let bytes = self.blobs.bytes(held.blob).len() as u64;
         let Some(pages) = self.own_pages(seat, key(handle)) else { return };
-        let Some(entry) = pages.remove(&handle.index) else { return };
-        let is_last = pages.is_empty();
-        let bytes = self.blobs.bytes(entry.blob).len() as u64;
+        let Some(entry) = pages.entries.remove(&handle.index) else { return };
+        pages.bytes -= bytes;
+        let is_last = pages.entries.is_empty();
         self.used_bytes -= ENTRY_BYTES + self.blobs.release(entry.blob);
         if let Some(account) = self.account_mut(seat) {
             account.pages -= 1;
@@ -417,9 +423,9 @@ impl Foreign {
     fn remove_object(&mut self, seat: Seat, key: Key) -> u64 {
         let Some(account) = self.accounts.get_mut(seat.slot as usize).and_then(Option::as_mut) else { return 0 };
         let Some(pages) = account.objects.remove(&key) else { return 0 };
-        let freed = pages.len() as u64;
+        let freed = pages.entries.len() as u64;
         account.pages -= freed;
-        account.bytes -= pages.values().map(|entry| self.blobs.bytes(entry.blob).len() as u64).sum::<u64>();
+        account.bytes -= pages.bytes;
         self.dying.extend(Arc::into_inner(pages));
         freed
     }
@@ -435,7 +441,7 @@ impl Foreign {
 
 impl Account {
     fn entry(&self, handle: &Handle) -> Option<Entry> {
-        self.objects.get(&key(handle))?.get(&handle.index).copied()
+        self.objects.get(&key(handle))?.entries.get(&handle.index).copied()
     }
 }
 

@@ -49,9 +49,9 @@ pub fn answer(
         Message::FlushRange { first, count } => {
             let mut freed = Some(0);
             let mut next = Some(first);
-            let end = first.index.saturating_add(count);
+            let end = u64::from(first.index) + u64::from(count);
             while let Some(from) = next {
-                let slice = shared.foreign.lock().flush_range(seat, &from, end - from.index, SLICE_PAGES);
+                let slice = shared.foreign.lock().flush_range(seat, &from, (end - u64::from(from.index)) as u32, SLICE_PAGES);
                 freed = freed.zip(slice).map(|(sum, (pages, _))| sum + pages);
                 next = slice.and_then(|(_, next)| next);
             }
