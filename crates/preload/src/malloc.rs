@@ -36,7 +36,7 @@ with_caller!(realloc, "rdx", "x2", realloc_from);
 
 extern "C" fn malloc_from(size: usize, caller: usize) -> usize {
     match for_new_block(caller) {
-        Some(state) if size >= BIG_BYTES => big_or_libc(state, size),
+        Some(state) if size >= BIG_BYTES => big_or_libc(state, size, false),
         Some(state) if state.small => small::alloc(size),
         _ => next::libc_malloc(size),
     }
@@ -46,7 +46,7 @@ extern "C" fn calloc_from(count: usize, size: usize, caller: usize) -> usize {
     let Some(state) = for_new_block(caller) else { return next::libc_calloc(count, size) };
     match count.checked_mul(size) {
         None => no_memory(),
-        Some(bytes) if bytes >= BIG_BYTES => big_or_libc(state, bytes), // fresh pages are zeroes
+        Some(bytes) if bytes >= BIG_BYTES => big_or_libc(state, bytes, true),
         Some(bytes) if state.small => small::alloc_zeroed(bytes),
         Some(bytes) => next::libc_calloc(1, bytes),
     }
@@ -86,12 +86,13 @@ fn move_block(block: usize, old_len: usize, size: usize, caller: usize) -> usize
     new
 }
 
-fn big_or_libc(state: &State, size: usize) -> usize {
+#[cold]
+fn big_or_libc(state: &State, size: usize, zeroed: bool) -> usize {
     if size > MOST_BYTES {
         return no_memory();
     }
     // What the arena cannot hold the kernel may, or it will say why not.
-    big::alloc(state, size, 1).unwrap_or_else(|| next::libc_malloc(size))
+    big::alloc(state, size, 1, zeroed).unwrap_or_else(|| next::libc_calloc(1, size))
 }
 
 fn no_memory() -> usize {
@@ -146,7 +147,7 @@ fn aligned(alignment: usize, size: usize) -> usize {
     }
     match for_new_block(0) {
         Some(state) if size >= BIG_BYTES || alignment >= BIG_BYTES => {
-            big::alloc(state, size.max(1), alignment).unwrap_or_else(|| next::libc_memalign(alignment, size))
+            big::alloc(state, size.max(1), alignment, false).unwrap_or_else(|| next::libc_memalign(alignment, size))
         }
         Some(state) if state.small => small::alloc_aligned(size, alignment),
         _ => next::libc_memalign(alignment, size),

@@ -9,7 +9,7 @@ use ramster_sys::next::{self, FAILED};
 use rustix::io::Errno;
 
 use crate::quiesce;
-use crate::span::{cut, pages, touches};
+use crate::span::{HIGHEST, cut, pages, touches};
 use crate::start::{State, for_new_memory, started, with_pager};
 
 /// Mappings with one of these are not ours: their memory must be where the kernel put it, or is not plain memory.
@@ -52,6 +52,9 @@ fn map_fixed(state: &State, range: Range<usize>, prot: i32, flags: i32, fd: i32,
         next::set_errno(libc::EEXIST);
         return FAILED;
     }
+    if !is_plain(flags) && !would_work(range.len(), prot, flags, fd, offset) {
+        return FAILED; // and what was there stays
+    }
     for part in cut(range.clone(), &state.arena) {
         let (at, len) = (part.range.start, part.len());
         let offset = offset.wrapping_add((at - range.start) as i64);
@@ -69,6 +72,12 @@ fn map_fixed(state: &State, range: Range<usize>, prot: i32, flags: i32, fd: i32,
     range.start
 }
 
+/// Tries a mapping elsewhere: one that the kernel refuses (a bad descriptor, say) must not cost the program what it would have replaced.
+fn would_work(len: usize, prot: i32, flags: i32, fd: i32, offset: i64) -> bool {
+    let at = next::mmap(0, len, prot, flags & !ANY_FIXED, fd, offset);
+    at != FAILED && next::munmap(at, len) == 0
+}
+
 fn raw_at(at: usize, len: usize, prot: i32, flags: i32, fd: i32, offset: i64) -> Result<usize, Errno> {
     match next::mmap(at, len, prot, flags, fd, offset) {
         FAILED => Err(Errno::from_raw_os_error(next::errno())),
@@ -76,7 +85,7 @@ fn raw_at(at: usize, len: usize, prot: i32, flags: i32, fd: i32, offset: i64) ->
     }
 }
 
-/// Runs `raw` on the parts outside the arena and `managed` on the part inside, in order, up to the first failure. `align`: the call wants an aligned address.
+/// Runs `raw` on the parts outside the arena and `managed` on the part inside, in order, up to the first failure.
 fn each_part(
     addr: usize,
     len: usize,
@@ -209,7 +218,7 @@ fn has_sense(from: &Range<usize>, new_len: usize, flags: i32, fixed: bool, to: O
     let keep = flags & libc::MREMAP_DONTUNMAP != 0;
     let same_len = new_len.checked_next_multiple_of(next::PAGE_BYTES) == Some(from.len());
     flags & !known == 0
-        && new_len != 0
+        && (1..=HIGHEST).contains(&new_len)
         && (may_move || !(fixed || keep))
         && (same_len || !keep)
         && (!fixed || to.is_some_and(|to| !touches(to, from)))

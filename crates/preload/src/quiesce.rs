@@ -48,7 +48,7 @@ pub fn enter<T>(work: impl FnOnce() -> T) -> Option<T> {
     if seat == 0 {
         seat = sit_down();
     }
-    let inside = &SEAT[seat as usize].inside;
+    let inside = &SEAT[seat as usize % SEATS].inside;
     word.set(seat | INSIDE);
     loop {
         if seat == SHARED {
@@ -76,7 +76,7 @@ pub fn is_inside() -> bool {
 
 #[inline]
 fn leave(seat: u32) {
-    let inside = &SEAT[seat as usize].inside;
+    let inside = &SEAT[seat as usize % SEATS].inside;
     if seat == SHARED {
         inside.fetch_sub(1, Ordering::Release);
     } else {
@@ -118,7 +118,7 @@ pub fn close() {
     }
     let start = Instant::now();
     for index in SHARED..SEATS as u32 {
-        while SEAT[index as usize].inside.load(Ordering::SeqCst) > own_share(index) {
+        while SEAT[index as usize % SEATS].inside.load(Ordering::SeqCst) > own_share(index) {
             if start.elapsed() > LIMIT {
                 say(format_args!(
                     "fork: a thread has been inside malloc for over {} s; the child goes on without it",

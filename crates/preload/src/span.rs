@@ -4,6 +4,12 @@ use std::ops::Range;
 
 use ramster_sys::next::PAGE_BYTES;
 
+/// No user address lies above; a call that reaches further is refused by the kernel as a whole.
+#[cfg(target_arch = "x86_64")]
+pub const HIGHEST: usize = 1 << 47;
+#[cfg(target_arch = "aarch64")]
+pub const HIGHEST: usize = 1 << 48;
+
 /// Part of a range, and whether it lies in the arena.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -21,7 +27,7 @@ impl Part {
 pub fn pages(addr: usize, len: usize) -> Option<Range<usize>> {
     let len = len.checked_add(PAGE_BYTES - 1)? & !(PAGE_BYTES - 1);
     let end = addr.checked_add(len)?;
-    (addr.is_multiple_of(PAGE_BYTES) && len != 0).then_some(addr..end)
+    (addr.is_multiple_of(PAGE_BYTES) && len != 0 && end <= HIGHEST).then_some(addr..end)
 }
 
 pub fn touches(range: &Range<usize>, arena: &Range<usize>) -> bool {
@@ -65,6 +71,7 @@ mod tests {
         assert_eq!(pages(0x1000, 0), None);
         assert_eq!(pages(0x1000, usize::MAX), None);
         assert_eq!(pages(usize::MAX & !4095, 8192), None);
+        assert_eq!(pages(0x1000, HIGHEST), None);
         assert_eq!(pages(0x1000, 1), Some(0x1000..0x2000));
     }
 

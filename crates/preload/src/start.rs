@@ -12,7 +12,7 @@ use ramster_sys::thread_word::{self, Inside};
 use ramster_sys::{next, small_blocks};
 use rustix::io::Errno;
 
-use crate::{fork, quiesce};
+use crate::{big, fork, quiesce};
 
 pub const OPTIONS_VARIABLE: &str = "RAMSTER_OPTIONS";
 
@@ -24,6 +24,8 @@ pub struct State {
     pub threshold_bytes: usize,
     /// Small blocks come from mimalloc and are managed; otherwise they are libc's.
     pub small: bool,
+    /// Freed big blocks that may lie idle, in all.
+    pub spare_limit_bytes: usize,
     linker: Range<usize>,
 }
 
@@ -100,7 +102,14 @@ fn start_with(options: &Options) -> Result<(), String> {
         return Err("libc takes no more fork handlers".to_owned());
     }
     let threshold_bytes = usize::try_from(options.threshold_bytes).unwrap_or(usize::MAX);
-    STATE.get_or_init(|| State { pager, arena: pager.arena(), threshold_bytes, small, linker: next::linker_range() });
+    STATE.get_or_init(|| State {
+        pager,
+        arena: pager.arena(),
+        threshold_bytes,
+        small,
+        spare_limit_bytes: big::spare_limit(options.local_bytes),
+        linker: next::linker_range(),
+    });
     Ok(())
 }
 

@@ -151,6 +151,11 @@ pub fn copy(from: usize, to: usize, len: usize) {
     unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len) }
 }
 
+pub fn zero(block: usize, len: usize) {
+    // SAFETY: calloc made this block, at least `len` long, and has not given it out yet.
+    unsafe { std::ptr::write_bytes(block as *mut u8, 0, len) }
+}
+
 /// Stores a result where a C caller wants it (`posix_memalign`).
 pub fn store(target: usize, value: usize) {
     // SAFETY: the C caller passes the address of a pointer of its own.
