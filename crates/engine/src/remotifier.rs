@@ -263,16 +263,16 @@ impl Remotifier {
         let sending = self.sending;
         let (used, in_transit, wasted) =
             engine.with_tmem(|tmem| (tmem.bytes_used(), tmem.bytes_in_transit(), tmem.bytes_wasted()));
-        let Some(wanted) = next_batch(used, in_transit + wasted, limit_bytes, sending) else {
-            // What is over the limit is only holes: close them before anything else leaves.
-            let compacts = wasted > 0 && next_batch(used, in_transit, limit_bytes, sending).is_some();
-            if compacts && engine.with_tmem(|tmem| tmem.compact(COMPACT_BYTES)).freed_bytes > 0 {
-                engine.limits.room.ring();
-                return Turn::Sent;
-            }
+        let Some(wanted) = next_batch(used, in_transit, limit_bytes, sending) else {
             self.set_stuck(engine, 0);
             return if in_transit > 0 { Turn::Busy } else { Turn::Enough };
         };
+        if next_batch(used, in_transit + wasted, limit_bytes, sending).is_none() {
+            // What is over the limit is only holes: they are closed before anything else leaves.
+            if compact(engine) {
+                return Turn::Sent;
+            }
+        }
         self.sending = true;
         let limit = BatchLimit { pages: wanted.pages.min(LOCKED.pages), bytes: wanted.bytes.min(LOCKED.bytes) };
         let peers = engine.limits.remotify.load(Relaxed);
@@ -329,8 +329,11 @@ impl Remotifier {
             }
         });
         if self.batch.is_empty() {
-            // Over the limit, and nothing that may leave: same-value pages and what is on its way already.
-            return if self.bulks.iter().any(Bulk::is_busy) { Turn::Busy } else { Turn::Enough };
+            // Over the limit, and no page that may leave: what is there is on its way, or it is an empty slab kept in reserve.
+            if self.bulks.iter().any(Bulk::is_busy) {
+                return Turn::Busy;
+            }
+            return if compact(engine) { Turn::Sent } else { Turn::Enough };
         }
         if !self.orders.is_empty() {
             self.hand_out_orders(engine);
@@ -363,6 +366,9 @@ impl Remotifier {
             tmem.begin_remotify(PoolKind::Persistent, SPILL, limit, batch);
         });
         self.hand_out_orders(engine);
+        if self.batch.is_empty() {
+            return compact(engine);
+        }
         let stored = spill.write(&self.batch);
         let mut spilled = 0;
         engine.with_tmem(|tmem| {
@@ -402,4 +408,13 @@ impl Remotifier {
             }
         }
     }
+}
+
+/// One step under the lock. False: the store is as dense as it gets.
+fn compact(engine: &Engine) -> bool {
+    let compacted = engine.with_tmem(|tmem| tmem.compact(COMPACT_BYTES));
+    if compacted.freed_bytes > 0 {
+        engine.limits.room.ring();
+    }
+    compacted.moved_bytes + compacted.freed_bytes > 0
 }

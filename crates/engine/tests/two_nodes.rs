@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{DEADLINE, Random, engine, handle, name_of, page, peers, server, wait_until};
+use common::{DEADLINE, Random, engine, handle, name_of, page, peers, server, wait_at_limit, wait_until};
 use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
@@ -19,10 +19,7 @@ fn fill(engine: &Arc<Engine>, pool: PoolId, count: u32) {
     for index in 0..count {
         assert_eq!(putter.put(&handle(pool, index), &page(index, 0)), Put::Stored);
     }
-    wait_until("the store at its limit", || {
-        let snapshot = engine.snapshot();
-        snapshot.store_bytes <= snapshot.store_limit_bytes && snapshot.pages_in_transit == 0
-    });
+    wait_at_limit(engine);
 }
 
 fn held(server: &Server) -> u64 {
@@ -317,7 +314,7 @@ fn a_peer_that_comes_later_is_used_from_then_on() {
     assert!(engine.store_bytes() > STORE_BYTES);
     assert!(!engine.wait_for_room(10));
     engine.set_directives(&ramster_engine::Directives { peers: Some(peers(&[&holder])), ..Default::default() });
-    wait_until("the store at its limit", || engine.store_bytes() <= STORE_BYTES);
+    wait_at_limit(&engine);
     assert!(held(&holder) > 1000);
 }
 

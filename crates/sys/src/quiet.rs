@@ -91,6 +91,12 @@ pub fn move_high(fd: OwnedFd) -> OwnedFd {
     rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), lowest as RawFd).unwrap_or(fd)
 }
 
+/// fork(3) with libc's handlers, for tests of what a fork does to us. The child has this thread alone.
+pub fn fork() -> i32 {
+    // SAFETY: the caller wants this process forked; libc sees to its own locks.
+    unsafe { libc::fork() }
+}
+
 /// The descriptors that our threads have open, so that a forked child, which has none of those threads, can close its copies: a peer must see
 /// the last link of a dead parent close although its child lives on.
 pub struct Inherited {

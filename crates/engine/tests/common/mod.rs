@@ -52,6 +52,19 @@ pub fn engine(store_bytes: u64, peers: Vec<PeerAddr>) -> Arc<Engine> {
         .expect("engine")
 }
 
+/// Waits until the store is below its limit and nothing is on its way.
+pub fn wait_at_limit(engine: &Engine) {
+    let start = Instant::now();
+    loop {
+        let snapshot = engine.snapshot();
+        if snapshot.store_bytes <= snapshot.store_limit_bytes && snapshot.pages_in_transit == 0 {
+            return;
+        }
+        assert!(start.elapsed() < DEADLINE, "not at its limit in time: {snapshot:#?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
