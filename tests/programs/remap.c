@@ -36,6 +36,34 @@ static void in_place(void) {
     CHECK(munmap(moved, 4 * MIB) == 0 && munmap(at + 3 * MIB, MIB) == 0);
 }
 
+/* A mapping that grew in place is moved; mappings that move arrive beside others; all of it is evicted, and nobody's pages suffer. */
+static void beside_others(void) {
+    size_t piece = 8 * MIB;
+    char *place = mmap(NULL, 5 * piece, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *at[3];
+    CHECK(place != MAP_FAILED);
+    for (int i = 0; i < 3; i++) {
+        at[i] = map_plain(2 * piece);
+        CHECK(munmap(at[i] + piece / 2, piece + piece / 2) == 0);
+        CHECK(mremap(at[i], piece / 2, piece, 0) == at[i]);
+        fill(at[i], piece, 20 + i);
+    }
+    push_out();
+    int order[3] = {1, 3, 2};
+    for (int i = 0; i < 3; i++) {
+        char *to = place + order[i] * piece;
+        CHECK(mremap(at[i], piece, piece, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+    }
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 3; i++) CHECK(holds(place + order[i] * piece, piece, 20 + i));
+        push_out();
+    }
+    /* All three are one mapping to the kernel, perhaps; they move on together only if it says so. */
+    char *moved = mremap(place + piece, piece, 2 * piece, MREMAP_MAYMOVE);
+    CHECK(moved != MAP_FAILED && holds(moved, piece, 20) && is_zero(moved + piece, piece));
+    CHECK(holds(place + 2 * piece, piece, 22) && holds(place + 3 * piece, piece, 21));
+    CHECK(munmap(moved, 2 * piece) == 0 && munmap(place, 5 * piece) == 0);
+}
+
 static void to_fixed(void) {
     char *from = map_plain(8 * MIB), *to = map_plain(16 * MIB);
     fill(from, 8 * MIB, 3);
@@ -99,6 +127,7 @@ static void errors(void) {
 int main(void) {
     grow_and_shrink();
     in_place();
+    beside_others();
     to_fixed();
     keep_old();
     over_the_border();

@@ -3,6 +3,7 @@
 use ramster_core::backend::Put;
 use ramster_core::page::PAGE_BYTES;
 use ramster_sys::mapping;
+use ramster_sys::residency::kernel_mapping_end;
 use rustix::io::Errno;
 
 use crate::mapping::round_up;
@@ -106,12 +107,18 @@ impl Pager {
         let pieces = layout.regions.carve(old, old + len);
         for piece in &pieces {
             let there = at + (piece.start - old);
+            if let Some(managing) = &managing {
+                // A registered mapping that arrives beside another is merged with it, and then the kernel forgets the registration of both: the
+                // neighbour's stored pages would read as zeroes. So it moves unregistered, and closed, so that nobody finds zeroes in it meanwhile.
+                mapping::protect(piece.start, piece.len(), libc::PROT_NONE)?;
+                managing.uffd.unregister(piece.start, piece.len())?;
+            }
             move_whole(piece.start, piece.len(), there)?;
             layout.regions.insert(Region { start: there, end: there + piece.len(), ..*piece });
             if let Some(managing) = &managing {
-                // A mapping that moved is registered no more.
                 managing.uffd.register(there, piece.len())?;
                 self.move_states(piece.start, there, piece.len());
+                mapping::protect(there, piece.len(), piece.prot)?;
             }
         }
         if keep_old {
@@ -171,13 +178,26 @@ impl Pager {
     }
 }
 
-/// The kernel moves one mapping at a time; a piece that it keeps as several (grown in place, different advice) is moved in halves.
+/// Moves a piece that the kernel may keep as several mappings (grown in place, different advice), one mapping at a time. A call that spans two must not be
+/// tried on new kernels: since 6.17 they move the first, and only then find that the second cannot come along.
 fn move_whole(from: usize, len: usize, to: usize) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < len {
+        let Some(end) = kernel_mapping_end(from + done) else { return move_in_halves(from + done, len - done, to + done) };
+        let run = (end - (from + done)).min(len - done);
+        mapping::move_to(from + done, run, to + done)?;
+        done += run;
+    }
+    Ok(())
+}
+
+/// Kernels before 6.11 cannot be asked where a mapping ends, but refuse a call that spans two before they move anything.
+fn move_in_halves(from: usize, len: usize, to: usize) -> Result<(), Errno> {
     match mapping::move_to(from, len, to) {
-        Err(Errno::FAULT | Errno::INVAL) if len > PAGE_BYTES => {
+        Err(Errno::FAULT) if len > PAGE_BYTES => {
             let half = (len / 2).next_multiple_of(PAGE_BYTES);
-            move_whole(from, half, to)?;
-            move_whole(from + half, len - half, to + half)
+            move_in_halves(from, half, to)?;
+            move_in_halves(from + half, len - half, to + half)
         }
         other => other,
     }
