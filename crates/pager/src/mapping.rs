@@ -97,7 +97,7 @@ impl Pager {
     }
 
     pub fn advise(&self, at: usize, len: usize, advice: i32) -> Result<(), Errno> {
-        let len = round_up_or_zero(len)?;
+        let len = round_up_or_zero(len).map_err(|_| Errno::INVAL)?;
         if len == 0 && at.is_multiple_of(PAGE_BYTES) {
             return Ok(());
         }

@@ -7,7 +7,6 @@ use ramster_core::backend::{Backend, Put};
 use ramster_core::handle::Handle;
 use ramster_core::page::{PAGE_BYTES, Page};
 use ramster_engine::{Putter, Stat, now_ms};
-use ramster_sys::residency::resident_mask;
 use ramster_sys::say::say;
 use ramster_sys::uffd::{FillError, feature};
 
@@ -160,7 +159,7 @@ impl Reclaimer {
                 }
             }
         }
-        (resident_mask(pager.victims.frames.addr(pager.victims.first_slot(group)), EXTENT_PAGES), busy)
+        (mask_of(managing, pager.victims.frames.addr(pager.victims.first_slot(group)), EXTENT_PAGES), busy)
     }
 
     /// For pages that cannot be moved (shared with a forked child, or a kernel without MOVE): protect, put a copy, discard. The extent is held, so a thread
@@ -172,7 +171,7 @@ impl Reclaimer {
             return 0;
         }
         let mut taken = 0;
-        let mask = resident_mask(piece.start, piece.len() / PAGE_BYTES);
+        let mask = mask_of(managing, piece.start, piece.len() / PAGE_BYTES);
         for index in (0..piece.len() / PAGE_BYTES).filter(|index| mask & (1 << index) != 0) {
             let addr = piece.start + index * PAGE_BYTES;
             ramster_sys::frames::copy_present(addr, &mut self.copy);
@@ -260,6 +259,14 @@ impl Reclaimer {
     fn nowhere_to_put(&self) {
         self.pager.overdraw();
     }
+}
+
+/// Without an answer nobody knows which pages have left the program: to go on would be to lose some.
+fn mask_of(managing: &Managing, start: usize, pages: usize) -> u16 {
+    managing.pagemap.mask(start, pages).unwrap_or_else(|errno| {
+        say(format_args!("the kernel's page table cannot be read ({errno}): the process ends"));
+        std::process::abort()
+    })
 }
 
 impl Pager {

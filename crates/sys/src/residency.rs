@@ -1,5 +1,6 @@
-//! Which pages are resident: mincore for a few, PAGEMAP_SCAN (Linux 6.7) or /proc/self/pagemap for many. The kernel's page table is the truth; the pager's
-//! own counters follow it.
+//! Which pages are there: PAGEMAP_SCAN (Linux 6.7) or /proc/self/pagemap. The kernel's page table is the truth; the pager's own counters follow it.
+//!
+//! Never mincore: it says no for a page that the kernel has put into its own swap, and a page believed absent is a page lost.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -76,7 +77,30 @@ impl Pagemap {
         Ok(sum)
     }
 
+    /// Bit n is set when there is anything at page n of the 16 from `start`: a page, one in the kernel's swap, or the shared zero page.
+    pub fn mask(&self, start: usize, pages: usize) -> Result<u16, Errno> {
+        let end = start + pages.min(16) * PAGE_BYTES;
+        let mut mask = 0;
+        if !self.has_scan {
+            self.resident_by_entry(start, end - start, |at, _| mask |= 1 << ((at - start) / PAGE_BYTES))?;
+            return Ok(mask);
+        }
+        let mut found = [Found::default(); 16];
+        let (count, _) = self.scan_for(start, end, &mut found, 0)?;
+        for one in &found[..count] {
+            for at in (one.start as usize..one.end as usize).step_by(PAGE_BYTES) {
+                mask |= 1 << ((at - start) / PAGE_BYTES);
+            }
+        }
+        Ok(mask)
+    }
+
+    /// The shared zero page is nobody's memory.
     fn scan(&self, start: usize, end: usize, found: &mut [Found]) -> Result<(usize, usize), Errno> {
+        self.scan_for(start, end, found, PAGE_IS_PFNZERO)
+    }
+
+    fn scan_for(&self, start: usize, end: usize, found: &mut [Found], without: u64) -> Result<(usize, usize), Errno> {
         let mut arg = ScanArg {
             size: size_of::<ScanArg>() as u64,
             start: start as u64,
@@ -84,9 +108,8 @@ impl Pagemap {
             vec: found.as_mut_ptr() as u64,
             vec_len: found.len() as u64,
             category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-            // The shared zero page is nobody's memory.
-            category_mask: PAGE_IS_PFNZERO,
-            category_inverted: PAGE_IS_PFNZERO,
+            category_mask: without,
+            category_inverted: without,
             return_mask: PAGE_IS_PRESENT,
             ..ScanArg::default()
         };
@@ -121,16 +144,36 @@ impl Pagemap {
     }
 }
 
-/// Bit n is set when page n of the 16 from `start` is resident. For the pager's own frames and mapped ranges only.
-pub fn resident_mask(start: usize, pages: usize) -> u16 {
-    let mut vec = [0u8; 16];
-    let pages = pages.min(16);
-    // SAFETY: mincore writes one byte a page into `vec`, which has room for 16.
-    let result = unsafe { libc::syscall(libc::SYS_mincore, start, pages * PAGE_BYTES, vec.as_mut_ptr()) };
-    if result != 0 {
-        return 0;
-    }
-    vec[..pages].iter().enumerate().fold(0, |mask, (bit, byte)| mask | (u16::from(byte & 1) << bit))
+#[repr(C)]
+#[derive(Default)]
+struct ProcmapQuery {
+    size: u64,
+    query_flags: u64,
+    query_addr: u64,
+    vma_start: u64,
+    vma_end: u64,
+    vma_flags: u64,
+    vma_page_size: u64,
+    vma_offset: u64,
+    inode: u64,
+    dev_major: u32,
+    dev_minor: u32,
+    vma_name_size: u32,
+    build_id_size: u32,
+    vma_name_addr: u64,
+    build_id_addr: u64,
+}
+
+const PROCMAP_QUERY: u64 = (3 << 30) | ((size_of::<ProcmapQuery>() as u64) << 16) | (0x66 << 8) | 17;
+
+/// Where the kernel's mapping at `addr` ends. None: not mapped, or a kernel before 6.11.
+pub fn kernel_mapping_end(addr: usize) -> Option<usize> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let fd = rustix::fs::open(c"/proc/self/maps", flags, rustix::fs::Mode::empty()).ok()?;
+    let mut query = ProcmapQuery { size: size_of::<ProcmapQuery>() as u64, query_addr: addr as u64, ..ProcmapQuery::default() };
+    // SAFETY: the argument has the layout of struct procmap_query and asks for no name and no build id, so nothing else is written.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), PROCMAP_QUERY, &mut query) };
+    (result == 0).then_some(query.vma_end as usize)
 }
 
 /// Anonymous resident memory of the whole process, in bytes: an upper bound of what the pager manages, one cheap read.
