@@ -1,6 +1,21 @@
 """The data plane, in Rust. Everything here is a thin leaf: the doors in `ramster.doors` are what users call."""
 
+import sys
 from typing import Any, Final, final
+
+__all__ = [
+    "STAT_FIELDS",
+    "Engine",
+    "Region",
+    "Server",
+    "ask_peer",
+    "numpy_use",
+    "pager_running",
+    "pager_start",
+    "pager_stats",
+    "preload_active",
+    "probe",
+]
 
 STAT_FIELDS: Final[tuple[str, ...]]
 
@@ -38,7 +53,9 @@ class Region:
     @property
     def nbytes(self) -> int: ...
     def __len__(self) -> int: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    # Older Pythons have the slot without the name.
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def pager_start(options: dict[str, Any]) -> None: ...
 def pager_running() -> bool: ...
