@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -80,6 +81,14 @@ class Running:
         assert self.process.stdin is not None
         self.process.stdin.write(text.encode())
         self.process.stdin.flush()
+
+    def has_ended(self) -> bool:
+        """Without taking the exit status away from `finish`."""
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def terminate(self) -> None:
+        """Asks the program to end, as an operator would."""
+        os.kill(self.process.pid, signal.SIGTERM)
 
     def finish(self) -> Outcome:
         assert self.process.stdout is not None
