@@ -14,10 +14,15 @@ def run(code: str) -> None:
 def test_a_bad_argument_is_named_and_changes_nothing() -> None:
     run("""
 import ramster
-for arguments, word in (({"local": "x"}, "local"), ({"peers": "a"}, "peers"), ({"spill": "/nowhere"}, "spill"),
-({"local": 3}, "local")): try: ramster.configure(**arguments) except ramster.ConfigError as error: assert
-str(error).startswith(word), error else: raise SystemExit(word) assert ramster.stats()["faults"] == 0
-ramster.configure(local="64M") ramster.empty(10) """)
+bad = ({"local": "x"}, "local"), ({"peers": "a"}, "peers"), ({"spill": "/nowhere"}, "spill"), ({"local": 3}, "local")
+for arguments, word in bad:
+    try: ramster.configure(**arguments)
+    except ramster.ConfigError as error: assert str(error).startswith(word), error
+    else: raise SystemExit(word)
+assert ramster.stats()["faults"] == 0
+ramster.configure(local="64M")
+ramster.empty(10)
+""")
 
 
 def test_it_is_too_late_after_the_first_array() -> None:

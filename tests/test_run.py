@@ -117,14 +117,37 @@ def test_ctrl_c_on_a_terminal_reaches_the_program_once(flags: list[str]) -> None
     assert os.waitstatus_to_exitcode(status) == 41
 
 
+# The job control of a shell: the job in a group of its own, in the foreground; stopped, continued, waited for.
+SHELL = """
+import os, signal, sys
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+job = os.fork()
+if job == 0:
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    os.execv(sys.argv[1], sys.argv[1:])
+status = os.waitpid(job, os.WUNTRACED)[1]
+if not os.WIFSTOPPED(status): sys.exit(100)
+os.tcsetpgrp(0, os.getpgrp())
+print("stopped", flush=True)
+sys.stdin.readline()
+os.tcsetpgrp(0, job)
+os.killpg(job, signal.SIGCONT)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]))
+"""
+
+
 def test_ctrl_z_stops_the_whole_job_and_fg_goes_on(flags: list[str]) -> None:
+    program = [*RAMSTER, "run", *flags, "--", "sh", "-c", "echo ready; read x; echo got $x; exit 5"]
     child, terminal = pty.fork()
     if child == 0:
-        os.execv(RAMSTER[0], [*RAMSTER, "run", *flags, "--", "sh", "-c", "echo ready; read x; echo got $x; exit 5"])
+        os.execv(sys.executable, [sys.executable, "-c", SHELL, *program])
     read_until(terminal, b"ready")
     os.write(terminal, b"\x1a")
-    wait_for(lambda: os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED | os.WNOHANG)[1]), "the job stops")
-    os.killpg(child, signal.SIGCONT)
+    read_until(terminal, b"stopped")
+    os.write(terminal, b"fg\n")
+    time.sleep(0.2)
     os.write(terminal, b"word\n")
     read_until(terminal, b"got word")
     _, status = os.waitpid(child, 0)
@@ -183,7 +206,14 @@ def test_statistics_have_every_promised_field_and_respect_the_limit(tmp_path: Pa
     assert found["faults_remote"] == found["pages_remotified"] == 0
     # A little over for the frames that are between fault and store.
     assert 0 < found["bytes_resident_max"] <= (24 << 20) * 1.1
-    assert not list(Path("/dev/shm").glob("ramster-*.stats"))
+
+
+def test_the_supervisor_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*RAMSTER, "run", "--stats", str(tmp_path / "s"), "--", "sh", "-c", "ls /dev/shm; kill -9 $$"]
+    )
+    assert process.wait(60) == -signal.SIGKILL
+    assert not list(Path("/dev/shm").glob(f"ramster-{process.pid}-*"))
 
 
 def test_statistics_may_go_to_a_pipe() -> None:

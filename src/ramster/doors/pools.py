@@ -121,9 +121,9 @@ class Cache(_Pages):
 
     _kind = "ephemeral"
 
-    def get(self, name: int | bytes | str, index: int, *, keep: bool = False) -> bytes | None:
-        """The 4096 bytes of a page, or None when it is not there (any more). `keep=True` leaves it in."""
-        return self._live().get(self._pool, object_id(name), _index(index), keep)
+    def get(self, name: int | bytes | str, index: int) -> bytes | None:
+        """Takes out the 4096 bytes of a page, or returns None when it is not there (any more). Put it again to keep it."""
+        return self._live().get(self._pool, object_id(name), _index(index), False)
 
 
 def _index(index: int) -> int:
