@@ -1,5 +1,5 @@
 //! Step 9: other owners' pages, kept under an offer. Covers accounts, versions, flushes, sharing with a forked child and giving everything back;
-//! not where the bytes lie (`foreign/blobs`), and not what is in them: a record is opaque here.
+//! not where the bytes lie (`foreign/blobs`), and not what is in them: a blob is opaque here.
 //!
 //! An owner is the only writer of its pages. An account lasts while the owner has a link; with the last one, or at goodbye, its pages go.
 
@@ -9,13 +9,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::handle::{Handle, ObjectId, OwnerId, PoolId, Version};
-use crate::wire::message::{DoneStatus, PutStatus};
+use crate::store::SlabMemory;
+use crate::wire::message::{Blob, DoneStatus, PutStatus};
 use blobs::{BLOB_BYTES, BlobRef, Blobs};
 
 /// What the index costs for a page: an entry in a B-tree node that is two thirds full.
 const ENTRY_BYTES: u64 = 24;
 /// What an object costs: its first B-tree node and its place in the account.
 const OBJECT_BYTES: u64 = 256;
+/// Blobs moved under one hold of the lock. Ten microseconds or so.
+const COMPACT_BYTES: usize = 32 * 1024;
+/// Waste below this part of what the blobs take is left alone.
+const WASTE_PART: u64 = 8;
 
 /// An owner's place, for one link. Stays harmless when the account has gone: everything then answers `Gone`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -33,7 +38,7 @@ impl Seat {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Held<'a> {
-    Hit { version: Version, record: &'a [u8] },
+    Hit { version: Version, blob: Blob<'a> },
     Miss,
     Gone,
     Stale,
@@ -48,7 +53,7 @@ pub struct ClientCount {
     pub owner: OwnerId,
     pub links: u32,
     pub pages: u64,
-    /// Of its records; what it shares with a parent or child counts for both.
+    /// Of its blobs; what it shares with a parent or child counts for both.
     pub bytes: u64,
 }
 
@@ -75,7 +80,7 @@ struct Entry {
     blob: BlobRef,
 }
 
-/// The pages of one object, and the sum of their records' lengths.
+/// The pages of one object, and the sum of their blobs' lengths.
 #[derive(Clone, Default)]
 struct Pages {
     entries: BTreeMap<u32, Entry>,
@@ -94,15 +99,16 @@ struct Account {
     objects: BTreeMap<Key, Arc<Pages>>,
 }
 
-pub struct Foreign {
+pub struct Foreign<M> {
     offer_bytes: u64,
+    /// The sum of all that is kept, with what it takes to find it.
     used_bytes: u64,
     accounts: Vec<Option<Account>>,
     vacant: Vec<u32>,
     /// The account of a client, whatever its incarnation: there is never more than one.
     by_client: HashMap<(u64, u128), u32>,
     last_serial: u64,
-    blobs: Blobs,
+    blobs: Blobs<M>,
     /// Objects nobody sees any more, freed a slice at a time so that a big goodbye stops nobody.
     dying: Vec<Pages>,
     pub counts: ForeignCounts,
@@ -117,8 +123,8 @@ fn is_newer(version: Version, than: Version) -> bool {
     (version.wrapping_sub(than) as i32) > 0
 }
 
-impl Foreign {
-    pub fn new(offer_bytes: u64) -> Self {
+impl<M: SlabMemory> Foreign<M> {
+    pub fn new(offer_bytes: u64, memory: M) -> Self {
         Foreign {
             offer_bytes,
             used_bytes: 0,
@@ -126,7 +132,7 @@ impl Foreign {
             vacant: Vec::new(),
             by_client: HashMap::new(),
             last_serial: 0,
-            blobs: Blobs::default(),
+            blobs: Blobs::new(memory),
             dying: Vec::new(),
             counts: ForeignCounts::default(),
         }
@@ -180,7 +186,7 @@ impl Foreign {
     }
 
     /// Unless it returns `Stored`, nothing is kept under this handle; `Stale` alone leaves the newer copy it found. The older copy goes first.
-    pub fn put(&mut self, seat: Seat, handle: &Handle, version: Version, record: &[u8]) -> PutStatus {
+    pub fn put(&mut self, seat: Seat, handle: &Handle, version: Version, blob: &Blob<'_>) -> PutStatus {
         let Some(account) = self.account(seat) else {
             self.counts.puts_gone += 1;
             return PutStatus::Gone;
@@ -191,19 +197,31 @@ impl Foreign {
         }
         self.remove(seat, handle);
         let is_new_object = self.account(seat).is_some_and(|account| !account.objects.contains_key(&key(handle)));
-        let cost_bytes = record.len() as u64 + BLOB_BYTES + ENTRY_BYTES + if is_new_object { OBJECT_BYTES } else { 0 };
-        if self.used_bytes + cost_bytes > self.offer_bytes {
-            self.counts.puts_refused_full += 1;
-            return PutStatus::RefusedFull;
-        }
-        let Some(blob) = self.blobs.insert(record) else {
+        let index_bytes = BLOB_BYTES + ENTRY_BYTES + if is_new_object { OBJECT_BYTES } else { 0 };
+        let Some(kept) = self.keep(blob, index_bytes) else {
             self.counts.puts_refused_full += 1;
             return PutStatus::RefusedFull;
         };
-        self.used_bytes += record.len() as u64 + BLOB_BYTES;
-        self.enter(seat, handle, Entry { version, blob }, record.len() as u64);
+        self.enter(seat, handle, Entry { version, blob: kept }, blob.bytes.len() as u64);
         self.counts.puts_stored += 1;
         PutStatus::Stored
+    }
+
+    /// None: neither what is counted nor the memory really taken may pass the offer.
+    fn keep(&mut self, blob: &Blob<'_>, index_bytes: u64) -> Option<BlobRef> {
+        let blob_bytes = blob.bytes.len() as u64;
+        if self.used_bytes + blob_bytes + index_bytes > self.offer_bytes {
+            return None;
+        }
+        let limit_bytes = self.offer_bytes - (self.used_bytes - self.blobs.stored_bytes()) - index_bytes;
+        let kept = match self.blobs.insert(blob, limit_bytes) {
+            Some(kept) => kept,
+            // There is room, but in holes.
+            None if self.blobs.compact(COMPACT_BYTES) => self.blobs.insert(blob, limit_bytes)?,
+            None => return None,
+        };
+        self.used_bytes += blob_bytes + BLOB_BYTES;
+        Some(kept)
     }
 
     pub fn get(&mut self, seat: Seat, handle: &Handle, version: Version) -> Held<'_> {
@@ -226,7 +244,7 @@ impl Foreign {
             }
             Some(entry) => {
                 self.counts.gets_hit += 1;
-                Held::Hit { version, record: self.blobs.bytes(entry.blob) }
+                Held::Hit { version, blob: self.blobs.blob(entry.blob) }
             }
         }
     }
@@ -296,7 +314,8 @@ impl Foreign {
         }
     }
 
-    /// Frees up to `limit` pages that nobody sees any more. False: there are none left. Whoever dropped something calls this until then.
+    /// Frees up to `limit` pages that nobody sees any more, then moves pages together where many holes are. False: nothing left to do. Whoever
+    /// dropped something calls this until then.
     pub fn reap(&mut self, limit: usize) -> bool {
         let mut left = limit;
         while let Some(pages) = self.dying.last_mut() {
@@ -310,7 +329,8 @@ impl Foreign {
             self.used_bytes -= OBJECT_BYTES;
             self.dying.pop();
         }
-        false
+        let wasted_bytes = if self.blobs.stored_bytes() == 0 { self.blobs.resident_bytes() } else { self.blobs.wasted_bytes() };
+        wasted_bytes > self.blobs.resident_bytes() / WASTE_PART && self.blobs.compact(COMPACT_BYTES)
     }
 
     /// Below what is used already, nothing more is taken; nothing is dropped.
@@ -324,6 +344,11 @@ impl Foreign {
 
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes
+    }
+
+    /// Memory that the pages' bytes really take, holes included.
+    pub fn resident_bytes(&self) -> u64 {
+        self.blobs.resident_bytes()
     }
 
     pub fn free_bytes(&self) -> u64 {
@@ -343,7 +368,7 @@ impl Foreign {
             for pages in account.objects.values() {
                 seen.insert(Arc::as_ptr(pages), pages.as_ref());
                 count += pages.entries.len() as u64;
-                bytes += pages.entries.values().map(|entry| self.blobs.bytes(entry.blob).len() as u64).sum::<u64>();
+                bytes += pages.entries.values().map(|entry| self.blobs.len_bytes(entry.blob)).sum::<u64>();
             }
             if (count, bytes) != (account.pages, account.bytes) {
                 return Err(format!(
@@ -404,7 +429,7 @@ impl Foreign {
 
     fn remove(&mut self, seat: Seat, handle: &Handle) {
         let Some(held) = self.account(seat).and_then(|account| account.entry(handle)) else { return };
-        let bytes = self.blobs.bytes(held.blob).len() as u64;
+        let bytes = self.blobs.len_bytes(held.blob);
         let Some(pages) = self.own_pages(seat, key(handle)) else { return };
         let Some(entry) = pages.entries.remove(&handle.index) else { return };
         pages.bytes -= bytes;

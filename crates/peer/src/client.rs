@@ -102,6 +102,8 @@ pub struct Link {
     facts: HolderFacts,
     offer_bytes: u64,
     free_bytes: u64,
+    /// The receive timeout that the socket has.
+    timeout_set_ms: Option<u64>,
 }
 
 impl Link {
@@ -118,7 +120,9 @@ impl Link {
             facts: HolderFacts { node: 0, incarnation: 0, account: 0 },
             offer_bytes: 0,
             free_bytes: 0,
+            timeout_set_ms: None,
         };
+        socket::set_blocking(&link.socket)?;
         link.session.send(Kind::Hello)?;
         let hello = Hello {
             owner: *me,
@@ -225,18 +229,11 @@ impl Link {
         loop {
             let space = self.inbox.space();
             let space_bytes = space.len();
-            match socket::receive(&self.socket, space)? {
-                None => return Ok(delivered),
-                Some(0) if self.session.state() == State::Closed => return Ok(delivered),
-                Some(0) => return Err(LinkError::Closed),
-                Some(count_bytes) => {
-                    self.inbox.received(count_bytes);
-                    delivered |= self.deliver_frames(deliver)?;
-                    // A read that did not fill the space found the end of what there was: asking again would cost a system call for nothing.
-                    if count_bytes < space_bytes {
-                        return Ok(delivered);
-                    }
-                }
+            let received = socket::receive(&self.socket, space)?;
+            delivered |= self.take(received, deliver)?;
+            // A read that did not fill the space found the end of what there was: asking again would cost a system call for nothing.
+            if received != Some(space_bytes) {
+                return Ok(delivered);
             }
         }
     }
@@ -244,6 +241,14 @@ impl Link {
     /// Blocks until something was delivered (true) or the time is up (false). Sends meanwhile what could not be sent before.
     pub fn wait(&mut self, timeout_ms: u64, deliver: &mut dyn FnMut(Event<'_>)) -> Result<bool, LinkError> {
         let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+        if !self.has_unsent() {
+            // The usual case: the answer comes whole, with one system call.
+            let space = self.inbox.space();
+            let received = socket::receive_within(&self.socket, space, timeout_ms, &mut self.timeout_set_ms)?;
+            if self.take(received, deliver)? || self.session.state() == State::Closed {
+                return Ok(true);
+            }
+        }
         loop {
             let unsent = if self.has_unsent() { PollFlags::OUT } else { PollFlags::empty() };
             if !socket::wait_for(&self.socket, PollFlags::IN | unsent, deadline)? {
@@ -254,6 +259,18 @@ impl Link {
             }
             if self.on_readable(deliver)? || self.session.state() == State::Closed {
                 return Ok(true);
+            }
+        }
+    }
+
+    fn take(&mut self, received: Option<usize>, deliver: &mut dyn FnMut(Event<'_>)) -> Result<bool, LinkError> {
+        match received {
+            None => Ok(false),
+            Some(0) if self.session.state() == State::Closed => Ok(false),
+            Some(0) => Err(LinkError::Closed),
+            Some(count_bytes) => {
+                self.inbox.received(count_bytes);
+                self.deliver_frames(deliver)
             }
         }
     }

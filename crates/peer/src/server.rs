@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use ramster_core::foreign::{ClientCount, Foreign, ForeignCounts};
 use ramster_sys::lock::Lock;
+use ramster_sys::slabs::ArenaSlabs;
 use rustix::fd::OwnedFd;
 
 use counters::Counters;
@@ -62,6 +63,8 @@ impl Default for Timeouts {
 pub struct ServerStats {
     pub offer_bytes: u64,
     pub used_bytes: u64,
+    /// Memory that the pages' bytes really take, holes included.
+    pub resident_bytes: u64,
     pub links: usize,
     pub links_accepted: u64,
     /// Why links ended, by the names in docs/protocol.md; reasons that never occurred are there with 0.
@@ -86,7 +89,7 @@ impl ServerStats {
 struct Shared {
     config: ServerConfig,
     /// Held for one page or one slice of pages at a time, never over a system call.
-    foreign: Lock<Foreign>,
+    foreign: Lock<Foreign<ArenaSlabs>>,
     counters: Counters,
     links: AtomicUsize,
     stopping: AtomicBool,
@@ -101,6 +104,13 @@ pub struct Server {
     threads: Vec<ramster_sys::quiet::Thread>,
 }
 
+/// Address room for any offer that may come later; where the process may not have so much, for this one and what its holes can waste.
+const RESERVED_BYTES: u64 = 1 << 40;
+
+fn reserve(offer_bytes: u64) -> io::Result<ArenaSlabs> {
+    ArenaSlabs::reserve(RESERVED_BYTES.max(offer_bytes)).or_else(|_| ArenaSlabs::reserve(offer_bytes * 2))
+}
+
 impl Server {
     pub fn start(config: ServerConfig) -> io::Result<Server> {
         let listener = TcpListener::bind(config.listen)?;
@@ -109,7 +119,7 @@ impl Server {
         let mailboxes = (0..config.threads.max(1)).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
             config,
-            foreign: Lock::new(Foreign::new(config.offer_bytes)),
+            foreign: Lock::new(Foreign::new(config.offer_bytes, reserve(config.offer_bytes)?)),
             counters: Counters::default(),
             links: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
@@ -137,13 +147,12 @@ impl Server {
     }
 
     pub fn stats(&self) -> ServerStats {
-        let (offer_bytes, used_bytes, counts, clients) = {
-            let foreign = self.shared.foreign.lock();
-            (foreign.offer_bytes(), foreign.used_bytes(), foreign.counts, foreign.clients())
-        };
+        let foreign = self.shared.foreign.lock();
+        let (counts, clients) = (foreign.counts, foreign.clients());
         ServerStats {
-            offer_bytes,
-            used_bytes,
+            offer_bytes: foreign.offer_bytes(),
+            used_bytes: foreign.used_bytes(),
+            resident_bytes: foreign.resident_bytes(),
             links: self.shared.links.load(Ordering::Relaxed),
             links_accepted: self.shared.counters.accepted.load(Ordering::Relaxed),
             links_ended: self.shared.counters.ended(),

@@ -71,6 +71,33 @@ pub fn receive(socket: &impl AsFd, space: &mut [u8]) -> Result<Option<usize>, Er
     }
 }
 
+/// Blocks in the one call that also receives, where a poll and a read would be two. None: `timeout_ms` passed, or a signal
+/// came. `set_ms` is the timeout that the socket has, so that it is set only when it changes.
+pub fn receive_within(
+    socket: &impl AsFd,
+    space: &mut [u8],
+    timeout_ms: u64,
+    set_ms: &mut Option<u64>,
+) -> Result<Option<usize>, Errno> {
+    if *set_ms != Some(timeout_ms) {
+        // 0 would mean for ever; a microsecond is as short as it gets.
+        let timeout = Duration::from_millis(timeout_ms).max(Duration::from_micros(1));
+        sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, Some(timeout))?;
+        *set_ms = Some(timeout_ms);
+    }
+    match rustix::net::recv(socket, &mut *space, RecvFlags::empty()) {
+        Ok((_, count_bytes)) => Ok(Some(count_bytes)),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// From now on only calls that say so do not block.
+pub fn set_blocking(socket: &impl AsFd) -> Result<(), Errno> {
+    let flags = rustix::fs::fcntl_getfl(socket)?;
+    rustix::fs::fcntl_setfl(socket, flags.difference(rustix::fs::OFlags::NONBLOCK))
+}
+
 /// Bytes the kernel took; 0 when it takes none now.
 pub fn send(socket: &impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
     loop {

@@ -5,11 +5,21 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::page::Digest;
+use crate::store::HeapSlabs;
 
 const OBJECTS: u64 = 3;
 
 fn owner(client: u128) -> OwnerId {
     OwnerId { node: 1, client, incarnation: 5 }
+}
+
+fn foreign(offer_bytes: u64) -> Foreign<HeapSlabs> {
+    Foreign::new(offer_bytes, HeapSlabs::new(1000))
+}
+
+fn blob(bytes: &[u8]) -> Blob<'_> {
+    Blob { kind: bytes.len() as u8, digest: Digest(bytes.len() as u128), bytes }
 }
 
 fn handle(pool: u32, object: u64, index: u32) -> Handle {
@@ -36,7 +46,7 @@ fn any_handle() -> impl Strategy<Value = Handle> {
 fn any_step() -> impl Strategy<Value = Step> {
     let client = 0..3usize;
     prop_oneof![
-        8 => (client.clone(), any_handle(), 1..6u32, 0..300usize)
+        8 => (client.clone(), any_handle(), 1..6u32, 0..1200usize)
             .prop_map(|(client, handle, version, length)| Step::Put { client, handle, version, length }),
         4 => (client.clone(), any_handle()).prop_map(|(client, handle)| Step::Get { client, handle }),
         3 => (client.clone(), any_handle(), 1..6u32).prop_map(|(client, handle, version)| Step::Flush { client, handle, version }),
@@ -52,7 +62,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 type Model = BTreeMap<Handle, (u32, Vec<u8>)>;
 
 struct Pair {
-    foreign: Foreign,
+    foreign: Foreign<HeapSlabs>,
     seats: [Seat; 3],
     models: [Model; 3],
     written: u8,
@@ -60,7 +70,7 @@ struct Pair {
 
 impl Pair {
     fn new(offer_bytes: u64) -> Pair {
-        let mut foreign = Foreign::new(offer_bytes);
+        let mut foreign = foreign(offer_bytes);
         let seats = [0, 1, 2].map(|client| foreign.arrive(&owner(client)).expect("seat"));
         Pair { foreign, seats, models: Default::default(), written: 0 }
     }
@@ -69,13 +79,13 @@ impl Pair {
         match *step {
             Step::Put { client, handle, version, length } => {
                 self.written = self.written.wrapping_add(1);
-                let record = vec![self.written; length];
+                let bytes = vec![self.written; length];
                 let model = &mut self.models[client];
                 let held = model.get(&handle).map(|(version, _)| *version);
-                match self.foreign.put(self.seats[client], &handle, version, &record) {
+                match self.foreign.put(self.seats[client], &handle, version, &blob(&bytes)) {
                     PutStatus::Stored => {
                         assert!(held.is_none_or(|held| held <= version));
-                        model.insert(handle, (version, record));
+                        model.insert(handle, (version, bytes));
                     }
                     PutStatus::Stale => assert!(held.is_some_and(|held| held > version)),
                     PutStatus::RefusedFull => drop(model.remove(&handle)),
@@ -137,7 +147,7 @@ impl Pair {
         let expected = self.models[client].get(handle);
         let version = expected.map_or(1, |(version, _)| *version);
         match (self.foreign.get(self.seats[client], handle, version), expected) {
-            (Held::Hit { record, .. }, Some((_, bytes))) => assert_eq!(record, bytes),
+            (Held::Hit { blob: held, .. }, Some((_, bytes))) => assert_eq!(held, blob(bytes)),
             (Held::Miss, None) => {}
             (held, expected) => panic!("{held:?} instead of {expected:?}"),
         }
@@ -164,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_owner_sees_its_own_plain_map(offer_bytes in 500..20_000u64, steps in prop::collection::vec(any_step(), 1..120)) {
+    fn every_owner_sees_its_own_plain_map(offer_bytes in 500..60_000u64, steps in prop::collection::vec(any_step(), 1..120)) {
         let mut pair = Pair::new(offer_bytes);
         for step in &steps {
             pair.step(step);
@@ -182,32 +192,32 @@ proptest! {
 
 #[test]
 fn a_version_that_wrapped_is_newer() {
-    let mut foreign = Foreign::new(10_000);
+    let mut foreign = foreign(10_000);
     let seat = foreign.arrive(&owner(1)).expect("seat");
-    assert_eq!(foreign.put(seat, &handle(0, 0, 0), u32::MAX, &[1]), PutStatus::Stored);
-    assert_eq!(foreign.put(seat, &handle(0, 0, 0), 0, &[2]), PutStatus::Stored);
-    assert_eq!(foreign.put(seat, &handle(0, 0, 0), u32::MAX, &[1]), PutStatus::Stale);
+    assert_eq!(foreign.put(seat, &handle(0, 0, 0), u32::MAX, &blob(&[1])), PutStatus::Stored);
+    assert_eq!(foreign.put(seat, &handle(0, 0, 0), 0, &blob(&[2])), PutStatus::Stored);
+    assert_eq!(foreign.put(seat, &handle(0, 0, 0), u32::MAX, &blob(&[1])), PutStatus::Stale);
 }
 
 #[test]
 fn a_range_at_the_very_end_of_an_object_is_flushed_to_its_last_page() {
-    let mut foreign = Foreign::new(10_000);
+    let mut foreign = foreign(10_000);
     let seat = foreign.arrive(&owner(1)).expect("seat");
     for index in [u32::MAX, u32::MAX - 1, 5] {
-        foreign.put(seat, &handle(0, 0, index), 1, &[1]);
+        foreign.put(seat, &handle(0, 0, index), 1, &blob(&[1]));
     }
     assert_eq!(foreign.flush_range(seat, &handle(0, 0, u32::MAX - 1), u32::MAX, 100), Some((2, None)));
-    assert_eq!(foreign.get(seat, &handle(0, 0, 5), 1), Held::Hit { version: 1, record: &[1] });
+    assert_eq!(foreign.get(seat, &handle(0, 0, 5), 1), Held::Hit { version: 1, blob: blob(&[1]) });
 }
 
 #[test]
 fn a_seat_of_an_account_that_has_gone_is_harmless_to_the_next_one_in_its_slot() {
-    let mut foreign = Foreign::new(10_000);
+    let mut foreign = foreign(10_000);
     let before = foreign.arrive(&owner(1)).expect("seat");
     foreign.goodbye(before);
     let after = foreign.arrive(&owner(2)).expect("seat");
-    foreign.put(after, &handle(0, 0, 0), 1, &[1]);
-    assert_eq!(foreign.put(before, &handle(0, 0, 0), 2, &[2]), PutStatus::Gone);
+    foreign.put(after, &handle(0, 0, 0), 1, &blob(&[1]));
+    assert_eq!(foreign.put(before, &handle(0, 0, 0), 2, &blob(&[2])), PutStatus::Gone);
     foreign.leave(before);
-    assert_eq!(foreign.get(after, &handle(0, 0, 0), 1), Held::Hit { version: 1, record: &[1] });
+    assert_eq!(foreign.get(after, &handle(0, 0, 0), 1), Held::Hit { version: 1, blob: blob(&[1]) });
 }

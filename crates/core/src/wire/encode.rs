@@ -49,6 +49,11 @@ impl<'a> FrameWriter<'a> {
         self.handle(handle).bytes(&version.to_le_bytes())
     }
 
+    fn blob(&mut self, blob: &Blob<'_>) -> &mut Self {
+        self.bytes(&[blob.kind]).bytes(&blob.digest.0.to_le_bytes());
+        self.bytes(&(blob.bytes.len() as u16).to_le_bytes()).bytes(blob.bytes)
+    }
+
     fn owner(&mut self, owner: &OwnerId) -> &mut Self {
         self.u64s(&[owner.node]).bytes(&owner.client.to_le_bytes()).u64s(&[owner.incarnation])
     }
@@ -114,9 +119,7 @@ pub fn put(out: &mut Vec<u8>, request: u64, pages: &[PutPage<'_>]) -> Result<(),
         while let Some(page) = pages.get(next)
             && frame.has_room(PUT_PAGE_BYTES + page.blob.bytes.len())
         {
-            frame.wanted(&page.handle, page.version);
-            frame.bytes(&[page.blob.kind]).bytes(&page.blob.digest.0.to_le_bytes());
-            frame.bytes(&(page.blob.bytes.len() as u16).to_le_bytes()).bytes(page.blob.bytes);
+            frame.wanted(&page.handle, page.version).blob(&page.blob);
             frame.header.count += 1;
             next += 1;
         }
@@ -223,28 +226,18 @@ impl<'a> PagesWriter<'a> {
 
     /// False: the frame is full and the page has to go into the next one.
     #[must_use]
-    pub fn push_hit(&mut self, version: Version, record: &[u8]) -> bool {
-        if !self.0.has_room(1 + 4 + record.len()) {
+    pub fn push(&mut self, found: &Found<'_>) -> bool {
+        let needed_bytes = if let Found::Hit { blob, .. } = found { HIT_BYTES + blob.bytes.len() } else { 1 };
+        if !self.0.has_room(needed_bytes) {
             return false;
         }
-        self.0.bytes(&[0]).bytes(&version.to_le_bytes()).bytes(record);
-        self.0.header.count += 1;
-        true
-    }
-
-    /// Anything but a hit. False: the frame is full.
-    #[must_use]
-    pub fn push_without_page(&mut self, found: &Found<'_>) -> bool {
-        let status = match found {
-            Found::Hit { .. } | Found::Refused => 4,
-            Found::Miss => 1,
-            Found::Gone => 2,
-            Found::Stale => 3,
+        match found {
+            Found::Hit { version, blob } => self.0.bytes(&[0]).bytes(&version.to_le_bytes()).blob(blob),
+            Found::Miss => self.0.bytes(&[1]),
+            Found::Gone => self.0.bytes(&[2]),
+            Found::Stale => self.0.bytes(&[3]),
+            Found::Refused => self.0.bytes(&[4]),
         };
-        if !self.0.has_room(1) {
-            return false;
-        }
-        self.0.bytes(&[status]);
         self.0.header.count += 1;
         true
     }

@@ -31,20 +31,12 @@ pub struct Blob<'a> {
     pub bytes: &'a [u8],
 }
 
-/// One page of a put on its way out.
+/// One page of a put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PutPage<'a> {
     pub handle: Handle,
     pub version: Version,
     pub blob: Blob<'a>,
-}
-
-/// One page of a put as the holder sees it: `record` is the whole blob with its header, kept and sent back untouched.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Arrived<'a> {
-    pub handle: Handle,
-    pub version: Version,
-    pub record: &'a [u8],
 }
 
 /// The holder's answer for one page of a get.
@@ -227,7 +219,7 @@ fn walk<'a, T>(rest: &'a [u8], count: usize, next: impl Fn(&mut Cursor<'a>) -> R
 
 impl<'a> Puts<'a> {
     fn checked(rest: &'a [u8], count: usize) -> Result<Self, Wrong> {
-        walk(rest, count, Cursor::arrived).map(Puts)
+        walk(rest, count, Cursor::put_page).map(Puts)
     }
 }
 
@@ -255,9 +247,9 @@ impl<'a> Statuses<'a> {
 }
 
 impl<'a> Iterator for Puts<'a> {
-    type Item = Arrived<'a>;
-    fn next(&mut self) -> Option<Arrived<'a>> {
-        self.0.arrived().ok()
+    type Item = PutPage<'a>;
+    fn next(&mut self) -> Option<PutPage<'a>> {
+        self.0.put_page().ok()
     }
 }
 
@@ -349,11 +341,9 @@ impl<'a> Cursor<'a> {
         Ok(Blob { kind, digest, bytes: self.take(length)? })
     }
 
-    fn arrived(&mut self) -> Result<Arrived<'a>, Wrong> {
+    fn put_page(&mut self) -> Result<PutPage<'a>, Wrong> {
         let (handle, version) = self.wanted()?;
-        let before = self.rest;
-        self.blob()?;
-        Ok(Arrived { handle, version, record: &before[..before.len() - self.rest.len()] })
+        Ok(PutPage { handle, version, blob: self.blob()? })
     }
 
     fn found(&mut self) -> Result<Found<'a>, Wrong> {

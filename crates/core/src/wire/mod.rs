@@ -16,8 +16,9 @@ pub const PROTOCOL_VERSION: u8 = 1;
 /// Pages in one message. A batch this long already hides the round trip; doubling it only doubles what a lost link has to do again.
 pub const MAX_PAGES: usize = 256;
 
-/// A page's bytes as they travel: a raw page and 64 bytes of room for the seal that node-to-node security will add.
-pub const MAX_BLOB_BYTES: usize = PAGE_BYTES + 64;
+/// A page's bytes as they travel: never more than the page, or it would have gone raw. The seal that node-to-node security adds keeps the length;
+/// its tag takes the digest's place.
+pub const MAX_BLOB_BYTES: usize = PAGE_BYTES;
 
 /// A frame with its header. A message longer than this is cut into several frames of one request id, so that a receive buffer stays small
 /// enough for the second-level cache and thousands of links stay affordable. Doubling it doubles both for no speed.

@@ -146,7 +146,7 @@ fn admit(link: &Connection, shared: &Shared, hello: &Hello<'_>) -> Result<Seat, 
 fn put(shared: &Shared, seat: Seat, header: &Header, pages: Puts<'_>, out: &mut Vec<u8>) {
     let mut answer = encode::PutDoneWriter::begin(out, header.request, header.first_index);
     for page in pages {
-        answer.push(shared.foreign.lock().put(seat, &page.handle, page.version, page.record));
+        answer.push(shared.foreign.lock().put(seat, &page.handle, page.version, &page.blob));
     }
     answer.finish(shared.foreign.lock().free_bytes());
 }
@@ -161,12 +161,12 @@ fn get(shared: &Shared, seat: Seat, header: &Header, wanted: Wanted<'_>, skip: u
         let mut answer = encode::PagesWriter::begin(out, header.request, header.first_index + count as u16);
         while let Some((handle, version)) = wanted.peek() {
             let mut foreign = shared.foreign.lock();
-            let has_fit = match foreign.get(seat, handle, *version) {
-                Held::Hit { version, record } => answer.push_hit(version, record),
-                Held::Miss => answer.push_without_page(&Found::Miss),
-                Held::Gone => answer.push_without_page(&Found::Gone),
-                Held::Stale => answer.push_without_page(&Found::Stale),
-            };
+            let has_fit = answer.push(&match foreign.get(seat, handle, *version) {
+                Held::Hit { version, blob } => Found::Hit { version, blob },
+                Held::Miss => Found::Miss,
+                Held::Gone => Found::Gone,
+                Held::Stale => Found::Stale,
+            });
             if !has_fit {
                 break;
             }

@@ -143,7 +143,7 @@ pub fn wait_until(server: &Server, what: &str, mut is_so: impl FnMut(&ServerStat
 /// The end of every server test: when all clients have gone, so has every page and every byte.
 pub fn assert_nothing_leaks(server: Server) {
     let stats = wait_until(&server, "all links closed", |stats| stats.links == 0);
-    assert_eq!((stats.used_bytes, stats.pages(), stats.clients.len()), (0, 0, 0));
+    assert_eq!((stats.used_bytes, stats.resident_bytes, stats.pages(), stats.clients.len()), (0, 0, 0, 0));
     server.check().expect("counted right");
     let ended: u64 = stats.links_ended.iter().map(|(_, count)| count).sum();
     assert_eq!(ended, stats.links_accepted);
