@@ -7,13 +7,14 @@ machine.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from bench import compiled
 from bench.benches.bench import Bench, Circumstances
 from bench.benches.paging import PAGES, RESIDENT_BYTES
 from bench.comparison import Metrics, Row, RunFailed, Turn, checked, fill, in_turns
-from bench.running import Job, Outcome
+from bench.running import Job, Outcome, Running
 from bench.sides import Side, UnderRamster, UnderSwap
 
 TEXT_ROOT = "/usr/lib/python3"
@@ -37,6 +38,19 @@ def _text(scratch: Path) -> Path:
     return made
 
 
+def _settled(running: Running) -> dict[str, int]:
+    """The store when nothing moves any more: eviction off the fault path goes on for a moment after the fill."""
+    deadline = time.monotonic() + 5
+    found = running.look()
+    while True:
+        time.sleep(0.3)
+        before, found = found, running.look()
+        if found == before:
+            return found
+        if time.monotonic() > deadline:
+            raise RunFailed("the store does not come to rest after the fill")
+
+
 def _bytes_a_page(circumstances: Circumstances, side: Side, source: Path | None) -> tuple[Metrics, Outcome]:
     program = compiled.program("pages", circumstances.scratch)
     argv = (program, "-p", str(PAGES), "-w", *(("-f", str(source)) if source else ()))
@@ -44,7 +58,7 @@ def _bytes_a_page(circumstances: Circumstances, side: Side, source: Path | None)
         if running.line() != "filled":
             checked(running.finish())
             raise RunFailed("the program did not get through its fill")
-        found = running.look()
+        found = _settled(running)
         stored = found.get("bytes_stored", 0)
         # What is not resident is stored; ramster's stat block counts resident bytes, zram its pages.
         pages = found["pages_stored"] if "pages_stored" in found else PAGES - found.get("bytes_resident", 0) // 4096
