@@ -235,3 +235,29 @@ fn hear(stream: &[u8], state: &mut u64) -> Result<usize, RemoteProtocolError> {
     }
     Ok(frames)
 }
+
+#[test]
+fn the_protocol_document_shows_the_states_the_reasons_and_the_limits_of_the_code() {
+    let document = include_str!("../../../docs/protocol.md");
+    let states = document.split("## States of a link").nth(1).and_then(|rest| rest.split("\n\n").nth(1)).expect("state table");
+    let rows: Vec<String> =
+        ramster_core::wire::session::TABLE.iter().map(|(from, kind, to)| format!("| {from:?} | {kind:?} | {to:?} |")).collect();
+    assert_eq!(states.lines().skip(2).collect::<Vec<_>>(), rows);
+    for kind in Kind::ALL {
+        let sender = if kind.sender() == ramster_core::wire::frame::Side::Client { "owner" } else { "holder" };
+        assert!(document.contains(&format!("| {kind:?} | {} | {sender} |", kind as u8)), "{kind:?}");
+    }
+    for error in RemoteProtocolError::ALL {
+        assert!(document.contains(&format!("`{}`", error.reason())), "{}", error.reason());
+    }
+    for (what, limit) in [
+        ("frame, header included", MAX_FRAME_BYTES),
+        ("pages in a message", MAX_PAGES),
+        ("bytes of a page", MAX_BLOB_BYTES),
+        ("credentials", MAX_AUTH_BYTES),
+        ("requests in flight on a link (owner's side)", ramster_core::wire::MAX_IN_FLIGHT),
+        ("receive buffer", INBOX_LIMIT_BYTES),
+    ] {
+        assert!(document.contains(&format!("| {what} | {limit}")), "{what} {limit}");
+    }
+}

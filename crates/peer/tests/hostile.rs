@@ -125,7 +125,7 @@ fn another_version_and_unknown_credentials_are_refused_and_told_why() {
         }
         wait_until(&server, "refused", |stats| stats.ended(end) >= 1);
     }
-    assert_eq!(server.stats().ended(EndReason::RefusedVersion), 2);
+    wait_until(&server, "two refused", |stats| stats.ended(EndReason::RefusedVersion) == 2);
     assert_nothing_leaks(server);
 }
 
@@ -137,7 +137,7 @@ fn links_over_the_limit_are_told_so_and_room_comes_back() {
         let refused = Link::connect(&server.address(), &owner(9), Role::Get, DEADLINE_MS);
         assert!(matches!(refused, Err(LinkError::Refused(RefuseReason::TooManyLinks))));
     }
-    assert_eq!(server.stats().ended(EndReason::RefusedTooManyLinks), 5);
+    wait_until(&server, "five refused", |stats| stats.ended(EndReason::RefusedTooManyLinks) == 5);
     drop(links);
     wait_until(&server, "links closed", |stats| stats.links == 0);
     drop(connect(&server, 9));
