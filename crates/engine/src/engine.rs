@@ -63,6 +63,9 @@ pub struct Engine {
     node_socket: Option<PathBuf>,
 }
 
+/// An eighth would waste memory that is paid for; a thirty-second of a small limit would hold no batch.
+const SLACK_SHARE: u64 = 16;
+
 /// How much of what. Directives change it at any time; nobody waits for anybody to read it.
 pub(crate) struct Limits {
     local_bytes: u64,
@@ -200,14 +203,13 @@ impl Engine {
         self.limits.store_bytes.load(Relaxed)
     }
 
-    /// For the thread that takes pages out, between batches, never for a fault: waits until the store is about at its limit, at most `timeout_ms`.
-    /// Returns at once when it is, or when there is nowhere to put pages. True: there is room.
+    /// For the thread that takes pages out, between batches, never for a fault: waits until the store is below its limit, at most
+    /// `timeout_ms`. Returns at once when it is, or when there is nowhere to put pages. True: there is room.
     pub fn wait_for_room(&self, timeout_ms: u64) -> bool {
         let deadline_ms = crate::now_ms() + timeout_ms;
         loop {
             let heard = self.limits.room.listen();
-            let limit = self.limits.soft_limit_bytes();
-            if self.store_bytes() <= limit + limit / 16 {
+            if self.store_bytes() <= self.limits.store_limit_bytes() {
                 return true;
             }
             let now = crate::now_ms();
@@ -244,7 +246,7 @@ impl Engine {
             pages_remote: gauges.pages_remote,
             pages_lost: gauges.pages_lost,
             store_bytes: gauges.bytes_used,
-            store_limit_bytes: self.limits.soft_limit_bytes(),
+            store_limit_bytes: self.limits.store_limit_bytes(),
             metadata_bytes: gauges.bytes_metadata,
             resident_bytes: self.limits.resident_bytes.load(Relaxed),
             remote_bytes: gauges.bytes_remote,
@@ -423,10 +425,10 @@ impl Limits {
         given.min(rest)
     }
 
-    /// Over it pages leave. Below a hard limit, so that puts find room while others are on their way out.
+    /// Over it pages leave: a little below the limit, so that puts find room while others are on their way out.
     pub(crate) fn soft_limit_bytes(&self) -> u64 {
         let limit = self.store_limit_bytes();
-        if self.hard { limit - limit / 8 } else { limit }
+        limit - limit / SLACK_SHARE
     }
 
     fn is_stuck(&self, now_ms: u64) -> bool {

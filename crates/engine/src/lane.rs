@@ -281,6 +281,8 @@ impl Unpacker {
             engine.stats().add(Stat::PagesLocalified, u64::from(matches!(outcome, Outcome::Hit)));
             return outcome;
         }
+        // Who asked for the copy that is gone may want this one no more (discarded and written anew meanwhile): it must not be the last.
+        let keep = if keep == Keep::KeepRemote { Keep::Keep } else { keep };
         let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
         self.settle(engine, handle, keep, answer, copied, page)
     }

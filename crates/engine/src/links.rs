@@ -114,7 +114,7 @@ fn compare_account(engine: &Engine, holder: HolderId, link: &Link, ticket: u64) 
         }
     });
     if forgotten {
-        forget(engine, holder, "was restarted");
+        forget(engine, holder, "it has forgotten this program (restarted, or all links were cut)");
     }
     // Somebody opened a link to a later life of this holder meanwhile: this one leads nowhere.
     if outdated { Err(NoLink::NotNow) } else { Ok(()) }

@@ -1,0 +1,188 @@
+//! A network that stalls and breaks: a proxy between engine and holder stops, cuts and goes on. No wait is for ever, no cut link loses a page.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::{handle, page, server, wait_at_limit, wait_until};
+use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
+use ramster_core::handle::{PoolId, PoolKind};
+use ramster_core::page::PAGE_BYTES;
+use ramster_engine::{Engine, Options, PeerAddr, Stat};
+
+const COUNT: u32 = 600;
+
+/// Passes bytes on, unless told otherwise.
+struct Proxy {
+    address: SocketAddr,
+    stalled: Arc<AtomicBool>,
+    links: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Proxy {
+    fn start(target: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let (stalled, links) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let proxy = Proxy { address, stalled: Arc::clone(&stalled), links: Arc::clone(&links) };
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(holder) = TcpStream::connect(target) else { continue };
+                let mut kept = links.lock().expect("links");
+                for stream in [&client, &holder] {
+                    stream.set_nodelay(true).expect("nodelay");
+                    kept.push(stream.try_clone().expect("clone"));
+                }
+                for (from, to) in [(&client, &holder), (&holder, &client)] {
+                    let (from, to) = (from.try_clone().expect("clone"), to.try_clone().expect("clone"));
+                    let stalled = Arc::clone(&stalled);
+                    std::thread::spawn(move || pass_on(from, to, &stalled));
+                }
+            }
+        });
+        proxy
+    }
+
+    /// Ends the links from the `first` on, in the order in which they were opened.
+    fn cut(&self, first: usize) {
+        for stream in self.links.lock().expect("links").drain(2 * first..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, stalled: &AtomicBool) {
+    let mut bytes = [0; 16384];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        while stalled.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+fn engine(proxy: &Proxy) -> Arc<Engine> {
+    let peers = vec![PeerAddr { node: 1, address: proxy.address.to_string() }];
+    let options = Options { store_bytes: Some(64 << 10), get_deadline_ms: 400, peers, ..Options::default() };
+    Engine::start(&options).expect("engine")
+}
+
+fn fill(engine: &Engine) -> PoolId {
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    for index in 0..COUNT {
+        assert_eq!(engine.put(&handle(pool, index), &page(index, 0)), Put::Stored);
+    }
+    wait_at_limit(engine);
+    pool
+}
+
+fn get(engine: &Engine, pool: PoolId, index: u32) -> Result<(), Loss> {
+    let mut found = [0; PAGE_BYTES];
+    let got = engine.get(&handle(pool, index), Keep::Keep, &mut found).map_err(|lost| lost.why)?;
+    assert_eq!(got, Get::Hit);
+    assert!(found == page(index, 0));
+    Ok(())
+}
+
+#[test]
+fn a_silent_holder_ends_in_a_deadline_and_its_pages_are_there_when_it_speaks_again() {
+    let holder = server(1, 64 << 20);
+    let proxy = Proxy::start(holder.address());
+    let engine = engine(&proxy);
+    let pool = fill(&engine);
+    assert_eq!(get(&engine, pool, 0), Ok(()));
+    proxy.stalled.store(true, Ordering::SeqCst);
+    let start = Instant::now();
+    let silent: Vec<u32> =
+        (0..COUNT).filter(|index| index % 60 == 0 && get(&engine, pool, *index) == Err(Loss::Deadline)).collect();
+    assert!(silent.len() >= 5, "{silent:?}");
+    assert!(start.elapsed() >= Duration::from_millis(400 * silent.len() as u64));
+    proxy.stalled.store(false, Ordering::SeqCst);
+    for index in 0..COUNT {
+        assert_eq!(get(&engine, pool, index), Ok(()), "page {index}");
+    }
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+}
+
+#[test]
+fn a_cut_link_of_a_living_holder_loses_nothing() {
+    let holder = server(1, 64 << 20);
+    let proxy = Proxy::start(holder.address());
+    let engine = engine(&proxy);
+    let pool = fill(&engine);
+    for index in 0..COUNT {
+        if index % 100 == 0 {
+            // All but the first link, which is the remotifier's: with the last one the holder would free everything.
+            proxy.cut(1);
+        }
+        assert_eq!(get(&engine, pool, index), Ok(()), "page {index}");
+    }
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+}
+
+#[test]
+fn a_holder_that_forgot_us_is_noticed_and_its_pages_are_lost_not_zeroes() {
+    let holder = server(1, 64 << 20);
+    let proxy = Proxy::start(holder.address());
+    let engine = engine(&proxy);
+    let pool = fill(&engine);
+    // Every link goes, so the holder frees our pages; it still answers.
+    proxy.cut(0);
+    wait_until("the holder has freed our pages", || holder.stats().pages() == 0);
+    let lost = (0..COUNT).filter(|index| match get(&engine, pool, *index) {
+        Ok(()) => false,
+        Err(why) => {
+            assert!(matches!(why, Loss::HolderDied | Loss::HolderForgot), "{why:?}");
+            true
+        }
+    });
+    let lost = lost.count() as u64;
+    assert!(lost > 500 && engine.stats().get(Stat::PagesLost) == lost, "{lost} lost");
+    // And it is used again.
+    for index in 0..COUNT {
+        assert_eq!(engine.put(&handle(pool, index), &page(index, 0)), Put::Stored);
+    }
+    wait_at_limit(&engine);
+    for index in 0..COUNT {
+        assert_eq!(get(&engine, pool, index), Ok(()), "page {index}");
+    }
+}
+
+#[test]
+fn links_cut_at_any_moment_of_remotifying_lose_only_what_the_holder_had() {
+    let holder = server(1, 64 << 20);
+    let proxy = Proxy::start(holder.address());
+    let engine = engine(&proxy);
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    for round in 0..30 {
+        for index in 0..COUNT {
+            assert_eq!(engine.put(&handle(pool, index), &page(index, 0)), Put::Stored);
+            engine.flush_page(&handle(pool, (index * 7 + round) % COUNT));
+            assert_eq!(
+                engine.put(&handle(pool, (index * 7 + round) % COUNT), &page((index * 7 + round) % COUNT, 0)),
+                Put::Stored
+            );
+            if index == round * 20 {
+                proxy.cut(0);
+            }
+        }
+    }
+    wait_at_limit(&engine);
+    let mut lost = 0;
+    for index in 0..COUNT {
+        match get(&engine, pool, index) {
+            Ok(()) => {}
+            Err(Loss::HolderDied | Loss::HolderForgot) => lost += 1,
+            Err(why) => panic!("page {index}: {why:?}"),
+        }
+    }
+    assert!(lost <= engine.stats().get(Stat::PagesLost));
+    holder.check().expect("the holder's books");
+}
