@@ -71,9 +71,9 @@ static inline void *map_plain(size_t bytes) {
     return at;
 }
 
-/* Writes and reads 48 MiB: three times the local memory of the tests, so whatever was there before has to leave. */
+/* Writes and reads 32 MiB: twice the local memory of the tests, so whatever was there before has to leave. */
 static inline void push_out(void) {
-    size_t bytes = 48 * MIB;
+    size_t bytes = 32 * MIB;
     char *all = (char *)map_plain(bytes);
     fill(all, bytes, 99);
     CHECK(holds(all, bytes, 99));

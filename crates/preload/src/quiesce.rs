@@ -15,6 +15,7 @@ use rustix::thread::{MembarrierCommand, futex, membarrier};
 /// Threads beyond this share a seat. 64 KiB of zeroes; more would only make a fork look longer.
 const SEATS: usize = 1024;
 const SHARED: u32 = 1;
+const FIRST_OWN: u32 = 2;
 /// Set in the thread's word while it is inside.
 const INSIDE: u32 = 1 << 31;
 /// A thread stays inside for microseconds, or for some page faults. Longer than this it was stopped there by a signal handler or a debugger: the fork
@@ -41,6 +42,28 @@ pub fn set_up() {
 #[inline]
 pub fn enter<T>(work: impl FnOnce() -> T) -> Option<T> {
     let word = &here().seat;
+    let seat = word.get();
+    // Everything else, no seat yet and inside included, is outside this range.
+    if (FIRST_OWN..SEATS as u32).contains(&seat) {
+        let inside = &SEAT[seat as usize].inside;
+        word.set(seat | INSIDE);
+        inside.store(1, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        if CLOSED.load(Ordering::SeqCst) == 0 {
+            let result = work();
+            inside.store(0, Ordering::Release);
+            word.set(seat);
+            return Some(result);
+        }
+        inside.store(0, Ordering::Release);
+        word.set(seat);
+    }
+    enter_slowly(work)
+}
+
+#[cold]
+fn enter_slowly<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let word = &here().seat;
     let mut seat = word.get();
     if seat & INSIDE != 0 {
         return None;
@@ -48,23 +71,19 @@ pub fn enter<T>(work: impl FnOnce() -> T) -> Option<T> {
     if seat == 0 {
         seat = sit_down();
     }
+    // Atomic in any seat: who comes this way is in no hurry.
     let inside = &SEAT[seat as usize % SEATS].inside;
     word.set(seat | INSIDE);
     loop {
-        if seat == SHARED {
-            inside.fetch_add(1, Ordering::SeqCst);
-        } else {
-            inside.store(1, Ordering::Relaxed);
-            compiler_fence(Ordering::SeqCst);
-        }
+        inside.fetch_add(1, Ordering::SeqCst);
         if CLOSED.load(Ordering::SeqCst) == 0 {
             break;
         }
-        leave(seat);
+        inside.fetch_sub(1, Ordering::SeqCst);
         wait_until_open();
     }
     let result = work();
-    leave(seat);
+    inside.fetch_sub(1, Ordering::Release);
     word.set(seat);
     Some(result)
 }
@@ -74,21 +93,11 @@ pub fn is_inside() -> bool {
     here().seat.get() & INSIDE != 0
 }
 
-#[inline]
-fn leave(seat: u32) {
-    let inside = &SEAT[seat as usize % SEATS].inside;
-    if seat == SHARED {
-        inside.fetch_sub(1, Ordering::Release);
-    } else {
-        inside.store(0, Ordering::Release);
-    }
-}
-
 #[cold]
 fn sit_down() -> u32 {
     let free = |seat: &Seat| !seat.taken.load(Ordering::Relaxed) && !seat.taken.swap(true, Ordering::Acquire);
-    let own = if HAS_BARRIER.load(Ordering::Relaxed) { SEAT.iter().skip(2).position(free) } else { None };
-    let seat = own.map_or(SHARED, |index| index as u32 + 2);
+    let own = if HAS_BARRIER.load(Ordering::Relaxed) { SEAT.iter().skip(FIRST_OWN as usize).position(free) } else { None };
+    let seat = own.map_or(SHARED, |index| index as u32 + FIRST_OWN);
     // The word first: libc may allocate to note the thread's exit, and that call comes back here.
     here().seat.set(seat);
     if seat != SHARED {

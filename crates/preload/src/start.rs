@@ -72,9 +72,9 @@ pub fn with_pager<T>(state: &State, work: impl FnOnce(&'static Pager) -> Result<
 }
 
 extern "C" fn start() {
-    let Some(text) = std::env::var_os(OPTIONS_VARIABLE) else { return };
     let _inside = Inside::enter();
     next::find();
+    let Some(text) = std::env::var_os(OPTIONS_VARIABLE) else { return };
     let started = text
         .to_str()
         .ok_or_else(|| "not UTF-8".to_owned())
