@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ramster.transport import lines
 
 RAMSTER = [sys.executable, "-m", "ramster"]
 # For one program on two cores that other tests may share; a hang is found by this, not a slow machine.
@@ -81,9 +82,14 @@ class NodeUnderTest:
             self.process = subprocess.Popen(
                 [*RAMSTER, "node", "--config", str(self.config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        wait_for(lambda: self.socket.exists() or self.process.poll() is not None, "the node's socket")
+        self.address: str = wait_for(self._address, "the node serves")
+
+    def _address(self) -> str | None:
         assert self.process.poll() is None, self.log.read_text()
-        self.address: str = self.status()["nodes"][0]["address"]
+        try:
+            return str(lines.ask(str(self.socket), {"type": "status"}, deadline_ms=2000)["nodes"][0]["address"])
+        except OSError:
+            return None
 
     def status(self) -> dict[str, Any]:
         answer = ramster("status", "--json", "--node", str(self.socket), timeout=20)

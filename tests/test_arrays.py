@@ -160,7 +160,7 @@ threads = [threading.Thread(target=visit, args=(n,)) for n in range(6)]
 for t in threads: t.start()
 for t in threads: t.join()
 assert not wrong
-assert ramster.stats()["faults"] > 1000
+assert ramster.stats()["faults"] > 1000, ramster.stats()
 """)
 
 

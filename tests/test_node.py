@@ -83,7 +83,9 @@ def test_a_program_uses_a_peer_and_everything_comes_back(
     assert found["faults_remote"] > 0
     assert found["pages_localified"] > 15_000
     assert found["pages_lost"] == 0
-    assert found["bytes_resident_max"] + found["bytes_stored_max"] <= (16 << 20) * 1.3
+    # The highest of each, at different times: together they may come to twice the limit, alone never above it for long.
+    assert found["bytes_resident_max"] <= (16 << 20) * 1.2
+    assert found["bytes_stored_max"] <= (16 << 20) * 1.2
     wait_for(lambda: foreign_bytes(holder) == 0, "the holder frees what a client that ended had")
 
 

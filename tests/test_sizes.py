@@ -65,5 +65,5 @@ def test_sizes_are_shown_in_the_unit_that_people_read() -> None:
         "512 B",
         "1.5 KiB",
         "300 MiB",
-        "5.0 GiB",
+        "5 GiB",
     ]

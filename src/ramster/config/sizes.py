@@ -57,4 +57,5 @@ def show(size_bytes: float) -> str:
         if value < 1024 or unit == "GiB":
             break
         value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+    digits = 0 if unit == "B" or value >= 100 else 1
+    return f"{value:.{digits}f}".removesuffix(".0") + f" {unit}"
