@@ -62,16 +62,29 @@ impl Crew {
             }
             let uffd = Arc::clone(uffd);
             let post = Post { pager, uffd: Arc::clone(&uffd), index, core, faults: 0, own: !0, samples: 0, polls: false };
-            quiet::spawn("ramster-fault", move || {
+            let spawned = quiet::spawn("ramster-fault", move || {
                 pin_to(core);
                 match Handler::new(pager, uffd, post) {
                     Ok(handler) => handler.run(),
-                    Err(errno) => say(format_args!("a fault handler cannot start: {errno}")),
+                    Err(errno) => {
+                        say(format_args!("a fault handler cannot start: {errno}"));
+                        pager.crew.strike(index);
+                    }
                 }
-            })?;
-            return Ok(());
+            });
+            if spawned.is_err() {
+                self.strike(index);
+            }
+            return spawned.map(drop);
         }
         Ok(())
+    }
+
+    /// Nobody is at this post after all. Left in the books, it would let the last real handler stand down.
+    fn strike(&self, index: usize) {
+        self.started.fetch_and(!(1 << index), AcqRel);
+        self.on_duty.fetch_sub(1, AcqRel);
+        self.cores[index].store(OFF_DUTY, Release);
     }
 
     fn is_manned(&self, core: usize) -> bool {

@@ -145,7 +145,7 @@ impl Handler {
             }
             // The arrival wakes everybody who waits for this page.
             Place::Fetching(_) => {}
-            Place::Lost => self.poison(page),
+            Place::Lost => poison_at(&self.uffd, fault.addr),
         }
     }
 
@@ -290,8 +290,8 @@ impl Handler {
                     self.pending.push(Pending { request, page, number });
                     self.post.waits_for_peers();
                 }
-                LaneGet::Lost(lost) => self.lose(page, Some(lost)),
-                LaneGet::Miss => self.lose(page, None),
+                LaneGet::Lost(lost) => lose(pager, &self.uffd, page, Some(lost)),
+                LaneGet::Miss => lose(pager, &self.uffd, page, None),
             }
             index += 1;
         }
@@ -303,8 +303,6 @@ impl Handler {
             return;
         }
         let Self { pager, uffd, lane, pending, .. } = self;
-        let mut lost = [None; 8];
-        let mut lost_count = 0;
         lane.ready(now_ms(), &mut |request, _handle, arrival| {
             let Some(index) = pending.iter().position(|one| one.request == request) else { return };
             let Pending { page, number, .. } = pending.swap_remove(index);
@@ -320,52 +318,26 @@ impl Handler {
                     pager.engine.stats().add(Stat::PagesIn, 1);
                     pager.cold.came_home(page / EXTENT_PAGES);
                 }
-                Arrival::Lost(why) => {
-                    pager.states.set(page, Place::Lost);
-                    lost[lost_count % 8] = Some((page, Some(why)));
-                    lost_count += 1;
-                }
-                Arrival::Miss => {
-                    pager.states.set(page, Place::Lost);
-                    lost[lost_count % 8] = Some((page, None));
-                    lost_count += 1;
-                }
-            }
-            if lost_count > 8 {
-                // More than fit in one round of messages: still poison it, silently.
-                let addr = pager.addr_of(page);
-                poison_at(uffd, addr);
+                Arrival::Lost(why) => lose(pager, uffd, page, Some(why)),
+                Arrival::Miss => lose(pager, uffd, page, None),
             }
         });
-        for (page, why) in lost.into_iter().flatten() {
-            let _layout = self.pager.layout.read();
-            let _held = self.pager.states.lock_extent(page / EXTENT_PAGES);
-            if self.pager.states.place(page) == Place::Lost {
-                self.lose(page, why);
-            }
-        }
     }
+}
 
-    /// What cannot be brought back stops the one access that needs it, loudly. The extent is held.
-    fn lose(&mut self, page: usize, lost: Option<Lost>) {
-        let addr = self.pager.addr_of(page);
-        match lost {
-            Some(lost) => say(format_args!(
-                "the page at {addr:#x} is lost: {:?}, holder {:?}; every access to it gets SIGBUS",
-                lost.why,
-                lost.holder.map(|holder| holder.0)
-            )),
-            None => {
-                say(format_args!("the page at {addr:#x} is lost: the store has no such page; every access to it gets SIGBUS"))
-            }
-        }
-        self.pager.states.set(page, Place::Lost);
-        self.poison(page);
+/// What cannot be brought back stops the one access that needs it, loudly. The extent is held.
+fn lose(pager: &Pager, uffd: &Uffd, page: usize, lost: Option<Lost>) {
+    let addr = pager.addr_of(page);
+    match lost {
+        Some(lost) => say(format_args!(
+            "the page at {addr:#x} is lost: {:?}, holder {:?}; every access to it gets SIGBUS",
+            lost.why,
+            lost.holder.map(|holder| holder.0)
+        )),
+        None => say(format_args!("the page at {addr:#x} is lost: the store has no such page; every access to it gets SIGBUS")),
     }
-
-    fn poison(&mut self, page: usize) {
-        poison_at(&self.uffd, self.pager.addr_of(page));
-    }
+    pager.states.set(page, Place::Lost);
+    poison_at(uffd, addr);
 }
 
 /// UFFDIO_POISON (Linux 6.6), or else a page of a file that has no such page: both answer an access with SIGBUS.
@@ -380,7 +352,7 @@ fn poison_at(uffd: &Uffd, addr: usize) {
 
 /// Copies whole pages into the program, wakes who waits for them and counts them. The extents are held. A page that is there already was put there behind
 /// our back (a bare system call): the program's own wins.
-fn bring_home(pager: &Pager, uffd: &Uffd, page: usize, bytes: &[u8]) {
+pub fn bring_home(pager: &Pager, uffd: &Uffd, page: usize, bytes: &[u8]) {
     let mut at = 0;
     while at < bytes.len() {
         let addr = pager.addr_of(page) + at;

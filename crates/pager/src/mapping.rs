@@ -102,6 +102,12 @@ impl Pager {
             return Ok(());
         }
         self.check(at, len)?;
+        if matches!(advice, libc::MADV_POPULATE_READ | libc::MADV_POPULATE_WRITE) {
+            // Touches the pages, and their faults need the layout open.
+            let (len, whole) = self.up_to_hole(at, len)?;
+            mapping::advise(at, len, advice)?;
+            return whole;
+        }
         let mut layout = self.layout.write();
         let pieces: Vec<Region> = layout.regions.pieces(at, at + len).collect();
         for piece in &pieces {
@@ -241,19 +247,23 @@ impl Pager {
             self.limit.left_home(bytes / PAGE_BYTES);
         }
         let first = self.page_of(piece.start);
-        let mut any_stored = false;
+        let mut any_awaited = false;
         for page in first..first + piece.len() / PAGE_BYTES {
             match self.states.place(page) {
                 Place::Home => continue,
                 Place::Victim(group) => self.victims.took_back(group, page),
                 // The layout is closed, so no put is half way.
                 Place::Packing(_) | Place::TakenBack(_) => {}
-                Place::Stored | Place::Fetching(_) | Place::Lost => any_stored = true,
+                Place::Stored | Place::Lost => {}
+                Place::Fetching(_) => any_awaited = true,
             }
             self.states.set(page, Place::Home);
         }
-        if any_stored {
-            self.engine.flush_range(&piece.handle(self.pool, piece.start), (piece.len() / PAGE_BYTES) as u32);
+        // Whatever the states say: a page that came home may have left a copy at a peer.
+        self.engine.flush_range(&piece.handle(self.pool, piece.start), (piece.len() / PAGE_BYTES) as u32);
+        if any_awaited {
+            // The arrival will find nobody's page. Who waits for it looks again, once the layout is open, at what is there then.
+            managing.uffd.wake(piece.start, piece.len());
         }
     }
 

@@ -10,6 +10,7 @@ use ramster_engine::{Putter, Stat, now_ms};
 use ramster_sys::say::say;
 use ramster_sys::uffd::{FillError, feature};
 
+use crate::fault::bring_home;
 use crate::limit;
 use crate::regions::Region;
 use crate::states::{EXTENT_PAGES, EXTENT_SHIFT, Place};
@@ -135,23 +136,34 @@ impl Reclaimer {
             return (0, true);
         }
         let slot = pager.victims.slot(group, pager.page_of(piece.start));
+        // A stranger's frame is no page of the program, whatever the page table says of it: only what was moved counts.
+        let mut moved = 0u16;
+        let mut note = |at: usize, bytes: usize| {
+            (at / PAGE_BYTES..(at + bytes) / PAGE_BYTES).for_each(|index| moved |= 1 << ((slot + index) % EXTENT_PAGES));
+        };
         let mut busy = false;
         let mut at = 0;
         while at < piece.len() {
             match managing.uffd.move_pages(pager.victims.frames.addr(slot) + at, piece.start + at, piece.len() - at, false) {
-                Ok(_) => break,
+                Ok(done) => {
+                    note(at, done);
+                    break;
+                }
                 // A page that is pinned, or shared since a fork: leave it and go on behind it.
                 Err((done, FillError::Busy)) => {
                     busy = true;
+                    note(at, done);
                     at += done + PAGE_BYTES;
                 }
                 // A stranger touched the empty frame: empty it again. This time the page stays.
                 Err((done, FillError::Present)) => {
                     let stray = slot + (at + done) / PAGE_BYTES;
                     pager.victims.frames.discard(stray, 1);
+                    note(at, done);
                     at += done + PAGE_BYTES;
                 }
                 Err((done, error)) => {
+                    note(at, done);
                     if done == 0 && !matches!(error, FillError::Gone | FillError::Exiting) {
                         say(format_args!("taking pages out at {:#x} failed: {error:?}", piece.start));
                     }
@@ -159,7 +171,7 @@ impl Reclaimer {
                 }
             }
         }
-        (mask_of(managing, pager.victims.frames.addr(pager.victims.first_slot(group)), EXTENT_PAGES), busy)
+        (moved & mask_of(managing, pager.victims.frames.addr(pager.victims.first_slot(group)), EXTENT_PAGES), busy)
     }
 
     /// For pages that cannot be moved (shared with a forked child, or a kernel without MOVE): protect, put a copy, discard. The extent is held, so a thread
@@ -236,10 +248,7 @@ impl Reclaimer {
                 (Place::Packing(_), Put::Rejected(_)) => {
                     // The store is full and so is everybody else: the page goes home again.
                     pager.states.set(*page, Place::Home);
-                    let frame = pager.victims.frames.page(pager.victims.slot(group, *page));
-                    if managing.uffd.copy(pager.addr_of(*page), frame).is_ok() {
-                        pager.limit.came_home(1);
-                    }
+                    bring_home(pager, &managing.uffd, *page, pager.victims.frames.page(pager.victims.slot(group, *page)));
                 }
                 (Place::TakenBack(_), outcome) => {
                     pager.states.set(*page, Place::Home);

@@ -6,6 +6,7 @@ use ramster_sys::mapping;
 use ramster_sys::residency::kernel_mapping_end;
 use rustix::io::Errno;
 
+use crate::fault::bring_home;
 use crate::mapping::round_up;
 use crate::regions::Region;
 use crate::states::{EXTENT_PAGES, Place};
@@ -148,9 +149,7 @@ impl Pager {
                             self.states.set(page, Place::Stored);
                         } else {
                             self.states.set(page, Place::Home);
-                            if managing.uffd.copy(addr, frame).is_ok() {
-                                self.limit.came_home(1);
-                            }
+                            bring_home(self, &managing.uffd, page, frame);
                         }
                     }
                     // The copy at the peer was kept; whoever asks at the new address fetches again.

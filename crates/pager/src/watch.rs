@@ -93,7 +93,11 @@ impl Pager {
         }
         self.recount();
         let core = main_thread_core();
-        self.crew.start(self, &uffd, core).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
+        self.crew.start(self, &uffd, core).map_err(|error| {
+            // With nobody to answer them faults must stay the kernel's: closing the userfaultfd ends every registration.
+            self.layout.write().managing = None;
+            Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)
+        })
     }
 
     /// Everything managed, and the frames, which are where pages are moved to.
