@@ -278,6 +278,7 @@ impl Unpacker {
         let unpacked = bytes.and_then(|packed| self.packer.unpack(packed, page).map_err(|_| Loss::Corrupt));
         let outcome = conclude(engine, handle, fetch.version, keep, unpacked, bytes.ok());
         if let Some(outcome) = outcome {
+            engine.stats().add(Stat::GetsDeadline, u64::from(bytes.err() == Some(Loss::Deadline)));
             engine.stats().add(Stat::PagesLocalified, u64::from(matches!(outcome, Outcome::Hit)));
             return outcome;
         }

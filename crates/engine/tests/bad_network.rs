@@ -15,6 +15,8 @@ use ramster_core::page::PAGE_BYTES;
 use ramster_engine::{Engine, Options, PeerAddr, Stat};
 
 const COUNT: u32 = 600;
+/// Longer than any machine under load needs to open a link.
+const PATIENCE_MS: u64 = 20_000;
 
 /// Passes bytes on, unless told otherwise.
 struct Proxy {
@@ -68,9 +70,9 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, stalled: &AtomicBool) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-fn engine(proxy: &Proxy) -> Arc<Engine> {
+fn engine(proxy: &Proxy, get_deadline_ms: u64) -> Arc<Engine> {
     let peers = vec![PeerAddr { node: 1, address: proxy.address.to_string() }];
-    let options = Options { store_bytes: Some(64 << 10), get_deadline_ms: 400, peers, ..Options::default() };
+    let options = Options { store_bytes: Some(64 << 10), get_deadline_ms, peers, ..Options::default() };
     Engine::start(&options).expect("engine")
 }
 
@@ -91,13 +93,24 @@ fn get(engine: &Engine, pool: PoolId, index: u32) -> Result<(), Loss> {
     Ok(())
 }
 
+/// A deadline says nothing about the page: it may be asked for again.
+fn get_in_the_end(engine: &Engine, pool: PoolId, index: u32) -> Result<(), Loss> {
+    let start = Instant::now();
+    loop {
+        let got = get(engine, pool, index);
+        if got != Err(Loss::Deadline) || start.elapsed() > common::DEADLINE {
+            return got;
+        }
+    }
+}
+
 #[test]
 fn a_silent_holder_ends_in_a_deadline_and_its_pages_are_there_when_it_speaks_again() {
     let holder = server(1, 64 << 20);
     let proxy = Proxy::start(holder.address());
-    let engine = engine(&proxy);
+    let engine = engine(&proxy, 400);
     let pool = fill(&engine);
-    assert_eq!(get(&engine, pool, 0), Ok(()));
+    assert_eq!(get_in_the_end(&engine, pool, 0), Ok(()));
     proxy.stalled.store(true, Ordering::SeqCst);
     let start = Instant::now();
     let silent: Vec<u32> =
@@ -106,7 +119,7 @@ fn a_silent_holder_ends_in_a_deadline_and_its_pages_are_there_when_it_speaks_aga
     assert!(start.elapsed() >= Duration::from_millis(400 * silent.len() as u64));
     proxy.stalled.store(false, Ordering::SeqCst);
     for index in 0..COUNT {
-        assert_eq!(get(&engine, pool, index), Ok(()), "page {index}");
+        assert_eq!(get_in_the_end(&engine, pool, index), Ok(()), "page {index}");
     }
     assert_eq!(engine.stats().get(Stat::PagesLost), 0);
 }
@@ -115,7 +128,7 @@ fn a_silent_holder_ends_in_a_deadline_and_its_pages_are_there_when_it_speaks_aga
 fn a_cut_link_of_a_living_holder_loses_nothing() {
     let holder = server(1, 64 << 20);
     let proxy = Proxy::start(holder.address());
-    let engine = engine(&proxy);
+    let engine = engine(&proxy, PATIENCE_MS);
     let pool = fill(&engine);
     for index in 0..COUNT {
         if index % 100 == 0 {
@@ -131,7 +144,7 @@ fn a_cut_link_of_a_living_holder_loses_nothing() {
 fn a_holder_that_forgot_us_is_noticed_and_its_pages_are_lost_not_zeroes() {
     let holder = server(1, 64 << 20);
     let proxy = Proxy::start(holder.address());
-    let engine = engine(&proxy);
+    let engine = engine(&proxy, PATIENCE_MS);
     let pool = fill(&engine);
     // Every link goes, so the holder frees our pages; it still answers.
     proxy.cut(0);
@@ -159,7 +172,7 @@ fn a_holder_that_forgot_us_is_noticed_and_its_pages_are_lost_not_zeroes() {
 fn links_cut_at_any_moment_of_remotifying_lose_only_what_the_holder_had() {
     let holder = server(1, 64 << 20);
     let proxy = Proxy::start(holder.address());
-    let engine = engine(&proxy);
+    let engine = engine(&proxy, PATIENCE_MS);
     let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
     for round in 0..30 {
         for index in 0..COUNT {
