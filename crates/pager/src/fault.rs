@@ -17,6 +17,7 @@ use crate::ahead::{Ahead, REACH_PAGES};
 use crate::crew::Post;
 use crate::reclaim::Reclaimer;
 use crate::regions::Region;
+use crate::seam::{self, Point};
 use crate::states::{EXTENT_PAGES, NUMBER_MASK, Place};
 
 /// Fresh memory is zero-filled in runs of at most this many pages when it is touched in order: 256 KiB, so that a program that touches one page in a
@@ -108,6 +109,7 @@ impl Handler {
 
     fn answer(&mut self, fault: &Fault) {
         let pager = self.pager;
+        seam::pass(Point::FaultRead, fault.addr);
         self.make_room(1);
         let layout = pager.layout.read();
         let Some(region) = layout.regions.find(fault.addr).copied().filter(|region| !region.foreign) else {
@@ -141,6 +143,7 @@ impl Handler {
             Place::TakenBack(_) => self.uffd.wake(fault.addr, PAGE_BYTES),
             Place::Stored => {
                 drop(held);
+                seam::pass(Point::BeforeLocalify, fault.addr);
                 self.localify(&region, page);
             }
             // The arrival wakes everybody who waits for this page.
@@ -289,6 +292,7 @@ impl Handler {
                     pager.states.set(page, Place::Fetching(number));
                     self.pending.push(Pending { request, page, number });
                     self.post.waits_for_peers();
+                    seam::pass(Point::AfterFetch, pager.addr_of(page));
                 }
                 LaneGet::Lost(lost) => lose(pager, &self.uffd, page, Some(lost)),
                 LaneGet::Miss => lose(pager, &self.uffd, page, None),
@@ -306,6 +310,7 @@ impl Handler {
         lane.ready(now_ms(), &mut |request, _handle, arrival| {
             let Some(index) = pending.iter().position(|one| one.request == request) else { return };
             let Pending { page, number, .. } = pending.swap_remove(index);
+            seam::pass(Point::Arrival, pager.addr_of(page));
             let _layout = pager.layout.read();
             let _held = pager.states.lock_extent(page / EXTENT_PAGES);
             if pager.states.place(page) != Place::Fetching(number) {
@@ -353,6 +358,7 @@ fn poison_at(uffd: &Uffd, addr: usize) {
 /// Copies whole pages into the program, wakes who waits for them and counts them. The extents are held. A page that is there already was put there behind
 /// our back (a bare system call): the program's own wins.
 pub fn bring_home(pager: &Pager, uffd: &Uffd, page: usize, bytes: &[u8]) {
+    seam::pass(Point::BeforeFill, pager.addr_of(page));
     let mut at = 0;
     while at < bytes.len() {
         let addr = pager.addr_of(page) + at;

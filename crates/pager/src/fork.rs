@@ -19,10 +19,6 @@ use crate::{Managing, Pager};
 impl Pager {
     /// In the thread that forks, with signals blocked.
     pub fn before_fork(&self) {
-        {
-            let mut layout = self.layout.write();
-            layout.forked = layout.managing.is_some();
-        }
         self.layout.freeze();
         self.cold.freeze();
         self.victims.freeze();

@@ -15,6 +15,7 @@ mod probe;
 mod reclaim;
 mod regions;
 mod remap;
+pub mod seam;
 mod start;
 mod states;
 mod victims;
@@ -64,8 +65,6 @@ struct Layout {
     addresses: addresses::Addresses,
     /// None until the first page has to leave: until then memory is the kernel's alone and costs nothing.
     managing: Option<Managing>,
-    /// Has this process, or the one it was forked from, ever forked while managing? Then pages may be shared, and those cannot be moved.
-    forked: bool,
     /// mlockall(MCL_FUTURE) is in force.
     pin_new: bool,
 }

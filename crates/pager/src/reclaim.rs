@@ -13,6 +13,7 @@ use ramster_sys::uffd::{FillError, feature};
 use crate::fault::bring_home;
 use crate::limit;
 use crate::regions::Region;
+use crate::seam::{self, Point};
 use crate::states::{EXTENT_PAGES, EXTENT_SHIFT, Place};
 use crate::{Layout, Managing, Pager};
 
@@ -94,7 +95,7 @@ impl Reclaimer {
     }
 
     /// Every resident page of the extent, out. Returns how many.
-    fn take_out(&mut self, layout: &Layout, managing: &Managing, extent: usize) -> usize {
+    pub fn take_out(&mut self, layout: &Layout, managing: &Managing, extent: usize) -> usize {
         let pager = self.pager;
         let start = pager.arena.start + (extent << EXTENT_SHIFT);
         let end = start + (1 << EXTENT_SHIFT);
@@ -107,11 +108,16 @@ impl Reclaimer {
         }
         let mut taken = 0;
         for piece in layout.regions.pieces(start, end).filter(Region::evictable) {
+            if !managing.uffd.has(feature::MOVE) {
+                taken += self.copy_out(managing, &piece);
+                continue;
+            }
             let Some(group) = pager.victims.take() else {
                 pager.cold.came_home(extent);
                 break;
             };
-            let (mask, busy) = self.move_out(managing, &piece, group);
+            let mask = self.move_out(managing, &piece, group);
+            seam::pass(Point::AfterMoveOut, piece.start);
             let first = pager.page_of(piece.start);
             for page in first..first + piece.len() / PAGE_BYTES {
                 if mask & (1 << (page % EXTENT_PAGES)) != 0 {
@@ -121,39 +127,37 @@ impl Reclaimer {
             pager.limit.left_home(mask.count_ones() as usize);
             pager.victims.fill(group, extent, mask);
             taken += mask.count_ones() as usize;
-            if busy && (layout.forked || !managing.uffd.has(feature::MOVE)) {
-                taken += self.copy_out(managing, &piece);
-            }
         }
         taken
     }
 
     /// Moves the piece's frames into the group, holes and all. The kernel takes the page and its mapping away in one go, so a thread that writes at the
-    /// same moment either wrote before or faults after. Returns which slots are filled, and whether some page could not be moved.
-    fn move_out(&mut self, managing: &Managing, piece: &Region, group: u32) -> (u16, bool) {
+    /// same moment either wrote before or faults after. Returns which slots are filled.
+    fn move_out(&mut self, managing: &Managing, piece: &Region, group: u32) -> u16 {
         let pager = self.pager;
-        if !managing.uffd.has(feature::MOVE) {
-            return (0, true);
-        }
         let slot = pager.victims.slot(group, pager.page_of(piece.start));
         // A stranger's frame is no page of the program, whatever the page table says of it: only what was moved counts.
         let mut moved = 0u16;
         let mut note = |at: usize, bytes: usize| {
             (at / PAGE_BYTES..(at + bytes) / PAGE_BYTES).for_each(|index| moved |= 1 << ((slot + index) % EXTENT_PAGES));
         };
-        let mut busy = false;
         let mut at = 0;
+        let mut unshared_at = None;
         while at < piece.len() {
             match managing.uffd.move_pages(pager.victims.frames.addr(slot) + at, piece.start + at, piece.len() - at, false) {
                 Ok(done) => {
                     note(at, done);
                     break;
                 }
-                // A page that is pinned, or shared since a fork: leave it and go on behind it.
+                // Shared since a fork: a copy of its own can be moved. Still busy then: pinned (direct I/O under way), and pinned stays.
                 Err((done, FillError::Busy)) => {
-                    busy = true;
                     note(at, done);
-                    at += done + PAGE_BYTES;
+                    at += done;
+                    if unshared_at != Some(at) && unshare(piece.start + at) {
+                        unshared_at = Some(at);
+                    } else {
+                        at += PAGE_BYTES;
+                    }
                 }
                 // A stranger touched the empty frame: empty it again. This time the page stays.
                 Err((done, FillError::Present)) => {
@@ -171,12 +175,11 @@ impl Reclaimer {
                 }
             }
         }
-        (moved & mask_of(managing, pager.victims.frames.addr(pager.victims.first_slot(group)), EXTENT_PAGES), busy)
+        moved & mask_of(managing, pager.victims.frames.addr(pager.victims.first_slot(group)), EXTENT_PAGES)
     }
 
-    /// For pages that cannot be moved (shared with a forked child, or a kernel without MOVE): protect, put a copy, discard. The extent is held, so a thread
-    /// that writes meanwhile waits for us and then faults. Pinned pages (direct I/O under way) cannot be told apart here, which is why a process that has
-    /// not forked on a kernel with MOVE never comes here: there, busy means pinned, and pinned stays.
+    /// For kernels without MOVE (before 6.8): protect, put a copy, discard. The extent is held, so a thread that writes meanwhile waits for us and then
+    /// faults. Pinned pages (direct I/O under way) cannot be told apart here: such a program must not run on such a kernel.
     fn copy_out(&mut self, managing: &Managing, piece: &Region) -> usize {
         let pager = self.pager;
         if managing.uffd.write_protect(piece.start, piece.len(), true).is_err() {
@@ -202,7 +205,7 @@ impl Reclaimer {
     }
 
     /// Steps 2 to 5 for the group that has waited longest; false when none waits.
-    fn put_oldest(&mut self) -> bool {
+    pub fn put_oldest(&mut self) -> bool {
         let pager = self.pager;
         let layout = pager.layout.read();
         let Some(group) = pager.victims.oldest() else { return false };
@@ -215,7 +218,9 @@ impl Reclaimer {
             for (place, page) in pages.iter_mut().zip(&self.pages) {
                 *place = frames.page(pager.victims.slot(group, *page));
             }
+            seam::pass(Point::BeforePut, pager.addr_of(self.pages[0]));
             self.putter.put_run(&self.handles, &pages[..self.pages.len()], &mut self.outcomes);
+            seam::pass(Point::AfterPut, pager.addr_of(self.pages[0]));
             self.end_packing(&managing, group, extent);
         }
         pager.victims.give_back(group);
@@ -268,6 +273,11 @@ impl Reclaimer {
     fn nowhere_to_put(&self) {
         self.pager.overdraw();
     }
+}
+
+/// Gives the program a copy of its own of a present page that it shares with a forked child or parent.
+fn unshare(addr: usize) -> bool {
+    ramster_sys::mapping::advise(addr, PAGE_BYTES, libc::MADV_POPULATE_WRITE).is_ok()
 }
 
 /// Without an answer nobody knows which pages have left the program: to go on would be to lose some.

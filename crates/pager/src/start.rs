@@ -64,7 +64,6 @@ impl Pager {
                 regions: regions::Regions::default(),
                 addresses: addresses::Addresses::new(start, len),
                 managing: None,
-                forked: false,
                 pin_new: false,
             }),
             states: states::States::new(len / PAGE_BYTES).map_err(no_memory)?,

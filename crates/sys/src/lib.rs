@@ -22,4 +22,5 @@ pub mod small_blocks;
 pub mod staging;
 pub mod table;
 pub mod thread_word;
+pub mod touch;
 pub mod uffd;
