@@ -11,17 +11,20 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import DEADLINE_S, need, under_ramster, wait_for
+from conftest import DEADLINE_S, NodeUnderTest, need, under_ramster, wait_for
 from ramster.doors.launch import preload_library
 
 SOURCES = Path(__file__).parent / "programs"
 PROGRAMS = sorted(path.stem for path in SOURCES.glob("*.c*") if path.stem != "tls_part")
 # What another allocator under them could change.
 ALLOCATING = ["containers", "forks", "malloc", "threads", "tls"]
+# What treats a page at a peer differently from one in the store here.
+TRAVELLING = ["advise", "forks", "io", "maps", "remap", "signals", "threads"]
 TLS_COPIES = 40
 LOCAL = "16M"
 # 16 MiB of a program that has at least twice that are 4096 pages; fewer out would mean that little was tested.
@@ -77,6 +80,20 @@ def test_program_behaves_the_same_with_its_memory_evicted(built: Path, tmp_path:
 def test_program_behaves_the_same_on_the_allocator_of_libc(built: Path, name: str) -> None:
     answer = under_ramster(command_of(built, name), local=LOCAL, flags=("--malloc", "system"))
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, b"OK\n", b"")
+
+
+@pytest.mark.parametrize("name", TRAVELLING)
+def test_program_behaves_the_same_with_its_memory_at_a_peer(
+    built: Path, tmp_path: Path, name: str, start_node: Callable[..., NodeUnderTest]
+) -> None:
+    stats = tmp_path / "stats.json"
+    node = start_node(offer="1G")
+    answer = under_ramster(command_of(built, name), local="8M", stats=stats, flags=("--peers", node.address))
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, b"OK\n", b"")
+    found = json.loads(stats.read_text())
+    assert found["pages_remotified"] >= LEAST_OUT
+    assert found["faults_remote"] > 0
+    assert found["pages_lost"] == 0
 
 
 def test_killed_program_leaves_nothing_behind(built: Path, tmp_path: Path) -> None:
