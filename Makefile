@@ -14,7 +14,7 @@ demo: build
 	.venv/bin/ramster demo
 
 test: build .venv/.dev
-	cargo test --locked --workspace
+	cargo test --locked --workspace --features ramster-pager/seams
 	.venv/bin/python -m pytest --ignore=tests/soak
 
 check: build .venv/.dev
@@ -24,7 +24,7 @@ check: build .venv/.dev
 	.venv/bin/lint-imports --no-cache
 	MYPYPATH=src .venv/bin/stubtest ramster._native
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features ramster-pager/seams -- -D warnings
 
 bench: build .venv/.dev
 	.venv/bin/python -m bench
@@ -32,7 +32,7 @@ bench: build .venv/.dev
 fuzz: tools
 	fuzz/run
 
-# Races, each over and over for SOAK_SECONDS.
+# Races and programs that check themselves, each over and over for SOAK_SECONDS.
 soak: build .venv/.dev
 	.venv/bin/python -m pytest tests/soak -q --soak-seconds=$${SOAK_SECONDS:-120}
 

@@ -112,9 +112,9 @@ mod tests {
     fn eight_readers_at_once_each_keep_their_stream() {
         let mut ahead = Ahead::default();
         let mut at: Vec<usize> = (0..8).map(|reader| reader * 100_000).collect();
-        for reader in 0..8 {
+        for position in &mut at {
             for _ in 0..2 {
-                at[reader] += 1 + ahead.plan(at[reader]).pages;
+                *position += 1 + ahead.plan(*position).pages;
             }
         }
         for _ in 0..10 {
