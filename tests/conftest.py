@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ramster.transport import lines
 
 RAMSTER = [sys.executable, "-m", "ramster"]
