@@ -34,7 +34,9 @@ def race_binary() -> str:
     )
     assert made.returncode == 0, made.stderr.decode()
     messages = [json.loads(line) for line in made.stdout.splitlines() if line.startswith(b"{")]
-    return next(str(one["executable"]) for one in messages if one.get("executable") and one["target"]["name"] == "races")
+    return next(
+        str(one["executable"]) for one in messages if one.get("executable") and one["target"]["name"] == "races"
+    )
 
 
 @pytest.mark.timeout(0)
