@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::options::{Directives, PeerAddr};
+use crate::statblock::{STAT_FIELDS, Stat};
 
 /// A node's dashboard redraws about this often.
 const REPORT_MS: u64 = 500;
@@ -121,6 +122,10 @@ impl Drop for Noted {
 fn stats_message(engine: &Engine) -> serde_json::Value {
     let mut message: serde_json::Map<String, serde_json::Value> =
         engine.stats().read().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    // The block is the whole tree's, but each of its processes is a client of the node.
+    for gauge in [Stat::BytesResident, Stat::BytesStored, Stat::BytesRemote] {
+        message.insert(STAT_FIELDS[gauge as usize].to_owned(), engine.stats().own(gauge).into());
+    }
     message.insert("type".to_owned(), "stats".into());
     message.into()
 }

@@ -295,6 +295,11 @@ impl Engine {
         }
     }
 
+    /// A put that was refused may find room in a moment.
+    pub(crate) fn is_making_room(&self) -> bool {
+        self.limits.hard && self.has_somewhere() && !self.limits.is_stuck(crate::now_ms())
+    }
+
     pub(crate) fn has_somewhere(&self) -> bool {
         self.spill.is_some() || (self.limits.remotify.load(Relaxed) && self.holders.any_listed())
     }
@@ -433,10 +438,6 @@ impl Limits {
 
     fn is_stuck(&self, now_ms: u64) -> bool {
         self.stuck_until_ms.load(Relaxed) > now_ms
-    }
-
-    pub(crate) fn is_hard(&self) -> bool {
-        self.hard
     }
 }
 

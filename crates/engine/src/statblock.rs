@@ -118,6 +118,11 @@ impl StatBlock {
         self.word(stat).load(Relaxed)
     }
 
+    /// This process's part of a gauge.
+    pub fn own(&self, gauge: Stat) -> u64 {
+        self.contributed[gauge as usize].load(Relaxed)
+    }
+
     /// Names and values as they are now, not at one instant.
     pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         STAT_FIELDS.iter().zip(self.shared.words()).map(|(name, word)| (*name, word.load(Relaxed)))

@@ -10,6 +10,8 @@ use crate::putter::put_one;
 
 /// How long a put into a full store waits for the remotifier before it is refused: some batches to a slow holder.
 const PUT_PATIENCE_MS: u64 = 2000;
+/// Room may come by a flush, which rings no bell.
+const LOOK_AGAIN_MS: u64 = 100;
 /// Packers kept for the next caller; each is some 10 KiB, with zstd some 500.
 const SPARE_PACKERS: usize = 8;
 
@@ -40,13 +42,15 @@ impl Backend for Engine {
     fn put(&self, handle: &Handle, page: &Page) -> Put {
         let deadline_ms = crate::now_ms() + PUT_PATIENCE_MS;
         loop {
+            let heard = self.limits.room.listen();
             let outcome = self.with_packer(|packer| put_one(self, packer, handle, page));
-            // Full for the moment: pages are leaving. Nothing is kept under the handle meanwhile.
             let full = outcome == Put::Rejected(Refusal::StoreFull);
             let left_ms = deadline_ms.saturating_sub(crate::now_ms());
-            if !full || !self.limits.is_hard() || left_ms == 0 || !self.wait_for_room(left_ms) {
+            if !full || left_ms == 0 || !self.is_making_room() {
                 return outcome;
             }
+            // Pages are leaving. Nothing is kept under the handle meanwhile.
+            self.limits.room.wait(heard, left_ms.min(LOOK_AGAIN_MS));
         }
     }
 
