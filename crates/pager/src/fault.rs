@@ -372,6 +372,15 @@ pub fn bring_home(pager: &Pager, uffd: &Uffd, page: usize, bytes: &[u8]) {
                 uffd.wake(addr + done, PAGE_BYTES);
                 at += done + PAGE_BYTES;
             }
+            // The kernel fills within one of its mappings only, and what is one region to us may be several to it (madvise on a part): page by page, then.
+            Err((done, FillError::Gone)) if done > 0 || bytes.len() - at > PAGE_BYTES => {
+                pager.limit.came_home(done / PAGE_BYTES);
+                at += done;
+                if done == 0 {
+                    bring_home(pager, uffd, page + at / PAGE_BYTES, &bytes[at..at + PAGE_BYTES]);
+                    at += PAGE_BYTES;
+                }
+            }
             Err((_, FillError::Gone | FillError::Exiting)) => {
                 uffd.wake(addr, bytes.len() - at);
                 return;

@@ -133,25 +133,20 @@ impl Reclaimer {
 
     /// Moves the piece's frames into the group, holes and all. The kernel takes the page and its mapping away in one go, so a thread that writes at the
     /// same moment either wrote before or faults after. Returns which slots are filled.
+    ///
+    /// What the call reports is not believed: while it splits a huge page it may move pages and then report none of them. The page table tells.
     fn move_out(&mut self, managing: &Managing, piece: &Region, group: u32) -> u16 {
         let pager = self.pager;
         let slot = pager.victims.slot(group, pager.page_of(piece.start));
-        // A stranger's frame is no page of the program, whatever the page table says of it: only what was moved counts.
-        let mut moved = 0u16;
-        let mut note = |at: usize, bytes: usize| {
-            (at / PAGE_BYTES..(at + bytes) / PAGE_BYTES).for_each(|index| moved |= 1 << ((slot + index) % EXTENT_PAGES));
-        };
         let mut at = 0;
+        let mut chunk = piece.len();
         let mut unshared_at = None;
         while at < piece.len() {
-            match managing.uffd.move_pages(pager.victims.frames.addr(slot) + at, piece.start + at, piece.len() - at, false) {
-                Ok(done) => {
-                    note(at, done);
-                    break;
-                }
+            let len = chunk.min(piece.len() - at);
+            match managing.uffd.move_pages(pager.victims.frames.addr(slot) + at, piece.start + at, len, false) {
+                Ok(_) => at += len,
                 // Shared since a fork: a copy of its own can be moved. Still busy then: pinned (direct I/O under way), and pinned stays.
                 Err((done, FillError::Busy)) => {
-                    note(at, done);
                     at += done;
                     if unshared_at != Some(at) && unshare(piece.start + at) {
                         unshared_at = Some(at);
@@ -159,23 +154,44 @@ impl Reclaimer {
                         at += PAGE_BYTES;
                     }
                 }
-                // A stranger touched the empty frame: empty it again. This time the page stays.
-                Err((done, FillError::Present)) => {
-                    let stray = slot + (at + done) / PAGE_BYTES;
-                    pager.victims.frames.discard(stray, 1);
-                    note(at, done);
-                    at += done + PAGE_BYTES;
+                // In the frame already: this page, moved by a call that was reported as not done, or a stray. Below.
+                Err((done, FillError::Present)) => at += done + PAGE_BYTES,
+                // What is one region to us may be several mappings to the kernel, which moves within one only: page by page, then.
+                Err((done, FillError::Gone)) if len > PAGE_BYTES => {
+                    at += done;
+                    chunk = PAGE_BYTES;
                 }
+                Err((_, FillError::Gone | FillError::Exiting)) => at += len,
                 Err((done, error)) => {
-                    note(at, done);
-                    if done == 0 && !matches!(error, FillError::Gone | FillError::Exiting) {
+                    if done == 0 {
                         say(format_args!("taking pages out at {:#x} failed: {error:?}", piece.start));
                     }
                     break;
                 }
             }
         }
-        moved & mask_of(managing, pager.victims.frames.addr(pager.victims.first_slot(group)), EXTENT_PAGES)
+        self.without_strays(managing, piece, group)
+    }
+
+    /// The filled slots of the group. A frame whose page is still at home too, or is not one that could have left, is a stray: a stranger touched the empty
+    /// frame (a bare mlockall, a debugger). It is emptied.
+    fn without_strays(&self, managing: &Managing, piece: &Region, group: u32) -> u16 {
+        let pager = self.pager;
+        let first_slot = pager.victims.first_slot(group);
+        let mask = mask_of(managing, pager.victims.frames.addr(first_slot), EXTENT_PAGES);
+        if mask == 0 {
+            return 0;
+        }
+        let first = pager.page_of(piece.start);
+        let at_home = mask_of(managing, piece.start, piece.len() / PAGE_BYTES) << (first % EXTENT_PAGES);
+        let could_leave = (first..first + piece.len() / PAGE_BYTES)
+            .filter(|page| pager.states.place(*page) == Place::Home)
+            .fold(0, |mask, page| mask | 1u16 << (page % EXTENT_PAGES));
+        let strays = mask & (at_home | !could_leave);
+        (0..EXTENT_PAGES)
+            .filter(|slot| strays & (1 << slot) != 0)
+            .for_each(|slot| pager.victims.frames.discard(first_slot + slot, 1));
+        mask & !strays
     }
 
     /// For kernels without MOVE (before 6.8): protect, put a copy, discard. The extent is held, so a thread that writes meanwhile waits for us and then
