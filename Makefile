@@ -30,7 +30,7 @@ bench: build .venv/.dev
 	.venv/bin/python -m bench
 
 fuzz: tools
-	fuzz/run
+	fuzz/run $${FUZZ_SECONDS:-60}
 
 # Races and programs that check themselves, each over and over for SOAK_SECONDS.
 soak: build .venv/.dev
