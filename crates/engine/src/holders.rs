@@ -13,6 +13,8 @@ pub const SPILL: HolderId = HolderId(0);
 const MAX_HOLDERS: usize = 1024;
 /// After a failed connect: often enough to use a node soon after it comes, rarely enough to cost nothing.
 const RETRY_MS: u64 = 2000;
+/// Between two connects that time out, each of which has taken a second already.
+const SILENT_MS: u64 = 200;
 /// A dead machine that does not even refuse costs a connect timeout each time: after a few tries once in a minute is enough.
 const RETRY_DOUBLINGS: u32 = 5;
 
@@ -26,6 +28,8 @@ pub struct Holder {
     pub down_until_ms: u64,
     /// Connects that failed in a row.
     pub failures: u32,
+    /// Connects have timed out since then.
+    pub silent_since_ms: Option<u64>,
     /// It refused pages for lack of room: none are offered before that time.
     pub full_until_ms: u64,
     /// Which life of the holder and which stay of ours in it, and the ticket of the link that heard so.
@@ -41,7 +45,17 @@ pub struct Holders {
 
 impl Holder {
     fn new(node: u64, address: SocketAddr) -> Self {
-        Holder { node, address, listed: true, down_until_ms: 0, failures: 0, full_until_ms: 0, account: None, free_bytes: None }
+        Holder {
+            node,
+            address,
+            listed: true,
+            down_until_ms: 0,
+            failures: 0,
+            silent_since_ms: None,
+            full_until_ms: 0,
+            account: None,
+            free_bytes: None,
+        }
     }
 }
 
@@ -94,12 +108,20 @@ impl Holders {
         out.extend(list.iter().enumerate().map(|(index, holder)| (HolderId(index as u16 + 1), holder.clone())));
     }
 
+    /// A connect timed out. Somebody waits for a page, so the next one is soon; and it is the same holder when it speaks again.
+    pub fn silent(&self, holder: HolderId, now_ms: u64) {
+        self.update(holder, |entry| {
+            entry.down_until_ms = now_ms + SILENT_MS;
+            entry.silent_since_ms.get_or_insert(now_ms);
+        });
+    }
+
     /// A connect failed: the next one has to wait, longer each time.
     pub fn failed(&self, holder: HolderId, now_ms: u64) {
         self.update(holder, |entry| {
             entry.down_until_ms = now_ms + (RETRY_MS << entry.failures.min(RETRY_DOUBLINGS));
             entry.failures += 1;
-            entry.account = None;
+            (entry.account, entry.silent_since_ms) = (None, None);
         });
     }
 

@@ -16,8 +16,8 @@ use crate::engine::Engine;
 
 /// A holder in the same network answers in a millisecond, and other faults of the lane wait meanwhile.
 const CONNECT_MS: u64 = 1000;
-/// Connects that time out before a silent holder counts as dead: about 15 s.
-const SILENCES: u32 = 3;
+/// A holder that lets connects time out for this long counts as dead. A busy machine may starve a process for some seconds.
+const SILENCE_MS: u64 = 30_000;
 
 /// A link whose descriptor a forked child closes.
 pub struct OpenLink {
@@ -73,8 +73,8 @@ pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, N
         }
         Err(LinkError::Refused(RefuseReason::TooManyLinks)) => Err(NoLink::NotNow),
         // Stopped, overloaded or out of reach: not at once the end of all its pages.
-        Err(LinkError::Deadline) if entry.failures < SILENCES => {
-            engine.holders().failed(holder, now_ms());
+        Err(LinkError::Deadline) if entry.silent_since_ms.is_none_or(|since_ms| now_ms() < since_ms + SILENCE_MS) => {
+            engine.holders().silent(holder, now_ms());
             Err(NoLink::NotNow)
         }
         Err(error) => {
@@ -109,7 +109,7 @@ fn compare_account(engine: &Engine, holder: HolderId, link: &Link, ticket: u64) 
         if !outdated {
             entry.account = Some((account, ticket));
             entry.free_bytes = Some(link.holder_free_bytes());
-            (entry.down_until_ms, entry.failures) = (0, 0);
+            (entry.down_until_ms, entry.failures, entry.silent_since_ms) = (0, 0, None);
             entry.node = facts.node;
         }
     });

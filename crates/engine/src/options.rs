@@ -26,6 +26,7 @@ pub struct Options {
     pub codec: CodecName,
     /// For what goes to a peer. None: the bytes travel as they are stored.
     pub remote_codec: Option<CodecName>,
+    /// A page that has not come by then is lost to the access that wants it. Shorter, and a busy machine ends programs; longer, and they seem to hang.
     pub get_deadline_ms: u64,
     /// The allocator under the preload library: "auto", "system" or a name. The engine does not look at it.
     pub malloc: String,
@@ -47,7 +48,7 @@ impl Default for Options {
             node: 0,
             codec: CodecName::Lz4,
             remote_codec: None,
-            get_deadline_ms: 5000,
+            get_deadline_ms: 20_000,
             malloc: "auto".to_owned(),
             program: String::new(),
             threshold_bytes: 64 << 10,

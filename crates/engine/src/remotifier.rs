@@ -277,8 +277,11 @@ impl Remotifier {
         let limit = BatchLimit { pages: wanted.pages.min(LOCKED.pages), bytes: wanted.bytes.min(LOCKED.bytes) };
         let peers = engine.limits.remotify.load(Relaxed);
         while let Some(holder) = self.choose(engine, limit.bytes as u64, now_ms).filter(|_| peers) {
-            // A holder that cannot be reached is out of the choice now.
-            let Ok(index) = self.bulk(engine, holder) else { continue };
+            let Ok(index) = self.bulk(engine, holder) else {
+                // Out of the choice for a while: trying again may take a second each time.
+                engine.holders().update(holder, |entry| entry.full_until_ms = crate::now_ms() + 2 * FULL_MS);
+                continue;
+            };
             if self.bulks[index].has_room_for_batch() {
                 return self.send_batch(engine, index, limit, now_ms);
             }

@@ -16,7 +16,7 @@ use ramster_engine::{Engine, Options, PeerAddr, Stat};
 
 const COUNT: u32 = 600;
 /// Longer than any machine under load needs to open a link.
-const PATIENCE_MS: u64 = 20_000;
+const PATIENCE_MS: u64 = common::GET_DEADLINE_MS;
 
 /// Passes bytes on, unless told otherwise.
 struct Proxy {

@@ -53,7 +53,12 @@ fn ephemeral_pages_make_room_for_newer_ones() {
 #[test]
 fn puts_into_a_full_store_wait_for_room_at_a_peer() {
     let holder = server(1, 64 << 20);
-    let options = Options { local_bytes: 1 << 20, peers: peers(&[&holder]), ..Options::default() };
+    let options = Options {
+        local_bytes: 1 << 20,
+        peers: peers(&[&holder]),
+        get_deadline_ms: common::GET_DEADLINE_MS,
+        ..Options::default()
+    };
     let engine = Engine::start_for_pools(&options).expect("engine");
     let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
     for index in 0..3000 {
