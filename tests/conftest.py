@@ -83,7 +83,10 @@ class NodeUnderTest:
             self.process = subprocess.Popen(
                 [*RAMSTER, "node", "--config", str(self.config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self.address: str = wait_for(self._address, "the node serves")
+        self.address = ""
+
+    def wait_up(self) -> None:
+        self.address = wait_for(self._address, "the node serves")
 
     def _address(self) -> str | None:
         assert self.process.poll() is None, self.log.read_text()
@@ -116,6 +119,7 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeUnderTest]]:
     def start(number: int = 1, offer: str = "512M", peers: dict[int, str] | None = None) -> NodeUnderTest:
         node = NodeUnderTest(tmp_path, number, offer, peers or {})
         nodes.append(node)
+        node.wait_up()
         return node
 
     yield start
