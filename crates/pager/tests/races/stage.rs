@@ -132,11 +132,13 @@ impl Memory {
         assert!(touch::read_page(self.addr(index)) == [0; PAGE_BYTES], "page {index} is not empty");
     }
 
-    /// Out of the program and into the store.
+    /// Out of the program and into the store. Read-ahead that is still under way may bring some back at once: those go again.
     pub fn evict(&self, hand: &mut Hand) {
-        hand.take_out(self.start, self.len());
-        hand.put_all();
-        (0..self.pages).for_each(|index| assert_eq!(self.place(index), "Stored", "page {index}"));
+        wait_until("all pages are stored", || {
+            hand.take_out(self.start, self.len());
+            hand.put_all();
+            (0..self.pages).all(|index| self.place(index) == "Stored")
+        });
     }
 
     /// Out of the program and to the peer.

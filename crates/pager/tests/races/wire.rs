@@ -1,11 +1,14 @@
 //! A peer whose answers can be held back: a real server behind a relay. Covers the delay layer; what is done meanwhile is the tests'.
 
-use std::io::{Read, Write};
+use std::io::{Error, Read, Result, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ramster_core::handle::OwnerId;
+use ramster_core::wire::frame::{HEADER_BYTES, Header};
+use ramster_core::wire::message::{Message, Role};
 use ramster_engine::PeerAddr;
 use ramster_peer::server::{Server, ServerConfig};
 
@@ -19,6 +22,7 @@ pub struct Peer {
 
 #[derive(Default)]
 struct Relay {
+    first: Mutex<Option<OwnerId>>,
     held: AtomicBool,
     cut: AtomicBool,
 }
@@ -38,7 +42,7 @@ impl Peer {
         vec![PeerAddr { node: 1, address: self.address.to_string() }]
     }
 
-    /// Until `release`, nothing that the peer says arrives on the links that are open now.
+    /// Until `release`, nothing that the peer says arrives, except at forked children and at who forks them.
     pub fn hold(&self) {
         self.relay.held.store(true, SeqCst);
     }
@@ -59,22 +63,53 @@ fn accept(listener: &TcpListener, to: SocketAddr, relay: &Arc<Relay>) {
         if relay.cut.load(SeqCst) {
             return; // and with the listener goes the address
         }
-        let Ok(server) = TcpStream::connect(to) else { continue }; // it has ended with its test
-        for stream in [&client, &server] {
-            stream.set_nodelay(true).expect("nodelay");
-            stream.set_read_timeout(Some(Duration::from_millis(5))).expect("timeout");
-        }
-        let (client_too, server_too) = (client.try_clone().expect("clone"), server.try_clone().expect("clone"));
-        let relays = [Arc::clone(relay), Arc::clone(relay)];
-        let [up, down] = relays;
-        std::thread::spawn(move || pass(client, server, &up, false));
-        std::thread::spawn(move || pass(server_too, client_too, &down, true));
+        let relay = Arc::clone(relay);
+        // An error here means that one of the two has ended with its test.
+        std::thread::spawn(move || connect(client, to, &relay));
     }
 }
 
-/// A link that was made while the peer was held is not held: only its older ones are.
+/// Greetings are never held back: they are passed on first, one frame each way.
+fn connect(mut client: TcpStream, to: SocketAddr, relay: &Arc<Relay>) -> Result<()> {
+    let mut server = TcpStream::connect(to)?;
+    let hello = read_frame(&mut client)?;
+    let can_be_held = relay.can_hold(&hello);
+    server.write_all(&hello)?;
+    client.write_all(&read_frame(&mut server)?)?;
+    for stream in [&client, &server] {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_millis(5)))?;
+    }
+    let (client_too, server_too) = (client.try_clone()?, server.try_clone()?);
+    let (up, down) = (Arc::clone(relay), Arc::clone(relay));
+    std::thread::spawn(move || pass(client, server, &up, false));
+    std::thread::spawn(move || pass(server_too, client_too, &down, can_be_held));
+    Ok(())
+}
+
+fn read_frame(from: &mut TcpStream) -> Result<Vec<u8>> {
+    let mut header = [0; HEADER_BYTES];
+    from.read_exact(&mut header)?;
+    let header = Header::decode(&header).map_err(Error::other)?;
+    let mut frame = header.encode().to_vec();
+    frame.resize(HEADER_BYTES + header.length_bytes as usize, 0);
+    from.read_exact(&mut frame[HEADER_BYTES..])?;
+    Ok(frame)
+}
+
+impl Relay {
+    /// Links of the process that came first, not of its forked children. One that it opens while the peer is held is held too if it gets pages (a second
+    /// handler's), but not the one over which it shares pages with a child: fork waits for that answer.
+    fn can_hold(&self, hello: &[u8]) -> bool {
+        let (header, body) = hello.split_first_chunk().expect("a frame");
+        let header = Header::decode(header).expect("decoded before");
+        let Ok(Message::Hello(hello)) = Message::decode(&header, body) else { return false };
+        let first = *self.first.lock().expect("first").get_or_insert(hello.owner);
+        hello.owner == first && (hello.role == Role::Get || !self.held.load(SeqCst))
+    }
+}
+
 fn pass(mut from: TcpStream, mut to: TcpStream, relay: &Relay, can_be_held: bool) {
-    let can_be_held = can_be_held && !relay.held.load(SeqCst);
     let mut bytes = vec![0; 64 << 10];
     while !relay.cut.load(SeqCst) {
         let got = match from.read(&mut bytes) {
