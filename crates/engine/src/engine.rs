@@ -213,12 +213,17 @@ impl Engine {
                 return true;
             }
             let now = crate::now_ms();
-            if self.limits.is_stuck(now) || now >= deadline_ms || !self.has_somewhere() {
+            if now >= deadline_ms || self.has_nowhere() {
                 return false;
             }
             self.note_pressure();
             self.limits.room.wait(heard, deadline_ms - now);
         }
+    }
+
+    /// No holder listed, or none that takes a page now, and no spill file that does.
+    pub fn has_nowhere(&self) -> bool {
+        !self.has_somewhere() || self.limits.is_stuck(crate::now_ms())
     }
 
     pub fn stats(&self) -> &StatBlock {
@@ -283,7 +288,7 @@ impl Engine {
     /// To be called after a put, without the lock: wakes the remotifier if the store is over its limit.
     pub(crate) fn note_pressure(&self) {
         let limits = &self.limits;
-        if self.store_bytes() > limits.soft_limit_bytes() && !limits.is_stuck(crate::now_ms()) && self.has_somewhere() {
+        if self.store_bytes() > limits.soft_limit_bytes() && !self.has_nowhere() {
             self.threads.wake_remotifier(self);
         }
     }
@@ -297,7 +302,7 @@ impl Engine {
 
     /// A put that was refused may find room in a moment.
     pub(crate) fn is_making_room(&self) -> bool {
-        self.limits.hard && self.has_somewhere() && !self.limits.is_stuck(crate::now_ms())
+        self.limits.hard && !self.has_nowhere()
     }
 
     pub(crate) fn has_somewhere(&self) -> bool {

@@ -21,6 +21,8 @@ use crate::{Layout, Managing, Pager};
 const LOOKS: usize = 64;
 /// With nowhere to put a page the program may take this much more before we look again.
 const OVERDRAFT_BYTES: usize = 4 << 20;
+/// The limit counts as exceeded from a sixteenth more on: pages on their way from resident to stored count twice for a moment.
+const EXCESS_SHARE: usize = 16;
 /// How often an exceeded limit is tried again, and lost pages are looked for in the page tables: each costs the program a few milliseconds.
 const REPAY_EVERY_MS: u64 = 1000;
 
@@ -305,8 +307,20 @@ fn mask_of(managing: &Managing, start: usize, pages: usize) -> u16 {
 }
 
 impl Pager {
+    /// The store takes every page that is put, so that the program can go on: with nowhere to send them the limit is soft.
+    fn notice_excess(&self) {
+        let used = self.limit.home_bytes() + self.victim_held_bytes() + self.engine.store_bytes() as usize;
+        if used > self.local_bytes + self.local_bytes / EXCESS_SHARE && self.engine.has_nowhere() {
+            self.say_soft_limit();
+        }
+    }
+
     pub(crate) fn overdraw(&self) {
         self.limit.overdraw(OVERDRAFT_BYTES);
+        self.say_soft_limit();
+    }
+
+    fn say_soft_limit(&self) {
         self.engine.stats().add(Stat::SoftLimit, 1);
         if !self.said_soft_limit.swap(true, Relaxed) {
             say(format_args!(
@@ -337,6 +351,7 @@ pub fn reclaim_for_ever(pager: &'static Pager) {
             }
             pager.engine.wait_for_room(20);
         }
+        pager.notice_excess();
         pager.report_resident();
         pager.short.wait(heard, 1000);
     }
