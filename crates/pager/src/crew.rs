@@ -18,8 +18,9 @@ use crate::fault::Handler;
 
 /// Handlers at most. Each fault wakes all that are on duty, so more would cost every fault more than they give.
 pub const POSTS: usize = 4;
-/// Looking up a thread's core costs about as much as half a fault, so it is done once in so many.
-const SAMPLE_FAULTS: u32 = 16;
+/// Looking up a thread's core costs as much as two faults (20 us in a busy process), so it is done once in so many. Half as often, and a thread that moves
+/// is followed later: each fault until then wakes an idle core.
+const SAMPLE_FAULTS: u32 = 64;
 /// The first looks come soon, or a short burst would be over before its core is known.
 const EAGER_FAULTS: u32 = 4;
 const OFF_DUTY: i32 = -1;
@@ -31,6 +32,8 @@ pub struct Crew {
     called: [Bell; POSTS],
     started: AtomicU32,
     on_duty: AtomicU32,
+    /// Where the last fault that was looked up came from.
+    last_core: AtomicI32,
 }
 
 impl Crew {
@@ -40,6 +43,7 @@ impl Crew {
             called: [const { Bell::new() }; POSTS],
             started: AtomicU32::new(0),
             on_duty: AtomicU32::new(0),
+            last_core: AtomicI32::new(OFF_DUTY),
         }
     }
 
@@ -91,6 +95,16 @@ impl Crew {
         self.cores.iter().any(|post| post.load(Relaxed) == core as i32)
     }
 
+    #[cfg(feature = "seams")]
+    pub fn on_duty(&self) -> u32 {
+        self.on_duty.load(Acquire)
+    }
+
+    /// The core that faults come from, as far as is known.
+    pub fn busy_core(&self) -> Option<usize> {
+        usize::try_from(self.last_core.load(Relaxed)).ok()
+    }
+
     /// In a forked child: nobody is on duty.
     pub fn after_fork_child(&self) {
         self.cores.iter().for_each(|core| core.store(OFF_DUTY, Release));
@@ -123,6 +137,7 @@ impl Post {
         }
         let Some(core) = core_of(thread) else { return };
         self.samples += 1;
+        self.crew().last_core.store(core as i32, Relaxed);
         let is_own = core == self.core;
         self.own = self.own << 1 | u32::from(is_own);
         if is_own || self.crew().is_manned(core) {

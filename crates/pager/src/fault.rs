@@ -264,11 +264,14 @@ impl Handler {
             first = first.or(self.outcomes.first().copied());
             self.deliver_run(start, stride, count);
             drop(held);
+            // Only now: a thread that is woken takes this core at once, and would keep the lock from all others until it faults again.
+            let (first, last) = (start.min(at.wrapping_sub_signed(stride)), start.max(at.wrapping_sub_signed(stride)));
+            self.uffd.wake(pager.addr_of(first), (last - first + 1) * PAGE_BYTES);
         }
         first
     }
 
-    /// Puts the run in `staging` into the program, neighbours in one call.
+    /// Puts the run in `staging` into the program, neighbours in one call. Who waits is woken by the caller.
     fn deliver_run(&mut self, start: usize, stride: isize, count: usize) {
         let pager = self.pager;
         let stats = pager.engine.stats();
@@ -280,7 +283,12 @@ impl Handler {
                     let hits = self.outcomes[index..count].iter().take_while(|outcome| matches!(outcome, LaneGet::Hit)).count();
                     let run = if stride == 1 { hits } else { 1 };
                     (page..page + run).for_each(|page| pager.states.set(page, Place::Home));
-                    bring_home(pager, &self.uffd, page, &self.staging.bytes()[index * PAGE_BYTES..(index + run) * PAGE_BYTES]);
+                    bring_home_unwoken(
+                        pager,
+                        &self.uffd,
+                        page,
+                        &self.staging.bytes()[index * PAGE_BYTES..(index + run) * PAGE_BYTES],
+                    );
                     stats.add(Stat::PagesIn, run as u64);
                     stats.add(Stat::PagesAhead, (run - usize::from(index == 0)) as u64);
                     pager.cold.came_home(page / EXTENT_PAGES);
@@ -355,21 +363,25 @@ fn poison_at(uffd: &Uffd, addr: usize) {
     uffd.wake(addr, PAGE_BYTES);
 }
 
-/// Copies whole pages into the program, wakes who waits for them and counts them. The extents are held. A page that is there already was put there behind
-/// our back (a bare system call): the program's own wins.
+/// Copies whole pages into the program, wakes who waits for them and counts them. The extents are held.
 pub fn bring_home(pager: &Pager, uffd: &Uffd, page: usize, bytes: &[u8]) {
+    bring_home_unwoken(pager, uffd, page, bytes);
+    uffd.wake(pager.addr_of(page), bytes.len());
+}
+
+/// The same, and waking is the caller's. A page that is there already was put there behind our back (a bare system call): the program's own wins.
+fn bring_home_unwoken(pager: &Pager, uffd: &Uffd, page: usize, bytes: &[u8]) {
     seam::pass(Point::BeforeFill, pager.addr_of(page));
     let mut at = 0;
     while at < bytes.len() {
         let addr = pager.addr_of(page) + at;
-        match uffd.copy(addr, &bytes[at..]) {
+        match uffd.copy_unwoken(addr, &bytes[at..]) {
             Ok(done) => {
                 pager.limit.came_home(done / PAGE_BYTES);
                 return;
             }
             Err((done, FillError::Present)) => {
                 pager.limit.came_home(done / PAGE_BYTES);
-                uffd.wake(addr + done, PAGE_BYTES);
                 at += done + PAGE_BYTES;
             }
             // The kernel fills within one of its mappings only, and what is one region to us may be several to it (madvise on a part): page by page, then.
@@ -377,14 +389,11 @@ pub fn bring_home(pager: &Pager, uffd: &Uffd, page: usize, bytes: &[u8]) {
                 pager.limit.came_home(done / PAGE_BYTES);
                 at += done;
                 if done == 0 {
-                    bring_home(pager, uffd, page + at / PAGE_BYTES, &bytes[at..at + PAGE_BYTES]);
+                    bring_home_unwoken(pager, uffd, page + at / PAGE_BYTES, &bytes[at..at + PAGE_BYTES]);
                     at += PAGE_BYTES;
                 }
             }
-            Err((_, FillError::Gone | FillError::Exiting)) => {
-                uffd.wake(addr, bytes.len() - at);
-                return;
-            }
+            Err((_, FillError::Gone | FillError::Exiting)) => return,
             Err((_, error)) => {
                 say(format_args!("the page at {addr:#x} cannot be brought in ({error:?}): the process ends"));
                 std::process::abort();

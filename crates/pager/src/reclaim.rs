@@ -7,6 +7,7 @@ use ramster_core::backend::{Backend, Put};
 use ramster_core::handle::Handle;
 use ramster_core::page::{PAGE_BYTES, Page};
 use ramster_engine::{Putter, Stat, now_ms};
+use ramster_sys::core_of::{CpuSet, allowed, run_on};
 use ramster_sys::say::say;
 use ramster_sys::uffd::{FillError, feature};
 
@@ -330,9 +331,28 @@ impl Pager {
     }
 }
 
+/// Reclaim runs beside the program, not in its way: on any core but the one that faults, where there is another.
+struct Beside {
+    allowed: CpuSet,
+    avoided: Option<usize>,
+}
+
+impl Beside {
+    fn follow(&mut self, busy: Option<usize>) {
+        if busy == self.avoided {
+            return;
+        }
+        self.avoided = busy;
+        let mut rest = self.allowed;
+        busy.into_iter().filter(|core| *core < CpuSet::MAX_CPU).for_each(|core| rest.unset(core));
+        run_on(if rest.count() > 0 { &rest } else { &self.allowed });
+    }
+}
+
 /// The thread that keeps a reserve, so that faults need not make room themselves.
 pub fn reclaim_for_ever(pager: &'static Pager) {
     let mut reclaimer = Reclaimer::new(pager);
+    let mut beside = Beside { allowed: allowed(), avoided: None };
     let (mut repay_at_ms, mut recount_at_ms) = (0, 0);
     loop {
         let heard = pager.short.listen();
@@ -342,6 +362,7 @@ pub fn reclaim_for_ever(pager: &'static Pager) {
         }
         pager.follow_limit();
         while pager.limit.lacks_reserve(pager.victim_held_bytes()) {
+            beside.follow(pager.crew.busy_core());
             if !reclaimer.step() {
                 if now_ms() >= recount_at_ms {
                     pager.recount();

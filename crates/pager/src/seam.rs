@@ -75,10 +75,13 @@ mod on {
         }
     }
 
-    /// Two handlers answer from now on, whatever the cores say. Only once the pager manages.
+    /// Two handlers are on duty, whatever the cores say. Only once the pager manages.
     pub fn call_second_handler(pager: &'static Pager) -> std::io::Result<()> {
         let managing = pager.layout.read().managing.clone();
-        managing.map_or(Ok(()), |managing| pager.crew.start(pager, &managing.uffd, 0))
+        match managing.filter(|_| pager.crew.on_duty() < 2) {
+            Some(managing) => pager.crew.start(pager, &managing.uffd, 0),
+            None => Ok(()),
+        }
     }
 
     /// Evicts what the test says, in the thread of the test.
@@ -95,6 +98,8 @@ mod on {
         /// The extents of the range, out of the program into the victim buffer. Returns how many pages left.
         pub fn take_out(&mut self, addr: usize, len: usize) -> usize {
             let pager = self.pager;
+            // Answers under way end first, and with them their read-ahead, which would bring pages of the test back unasked.
+            drop(pager.layout.write());
             let layout = pager.layout.read();
             let Some(managing) = layout.managing.clone() else { return 0 };
             let (first, last) = (pager.page_of(addr) / EXTENT_PAGES, pager.page_of(addr + len - 1) / EXTENT_PAGES);

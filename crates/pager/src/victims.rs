@@ -5,7 +5,8 @@
 //! |---------|--------------------------------|--------------------------------------------|
 //! | free    | nothing                        | `take`                                     |
 //! | waiting | pages of one extent            | `oldest` -> in work                        |
-//! | in work | pages being put by one thread  | `give_back` -> free; fork -> waiting again |
+//! | in work | pages being put by one thread  | `give_back` -> spent; fork -> waiting again |
+//! | spent   | pages that nobody needs        | enough of them -> all free                 |
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -17,6 +18,10 @@ use rustix::io::Errno;
 
 use crate::states::EXTENT_PAGES;
 
+/// Frames are discarded so many groups at a time: each call interrupts every core that runs the program. Twice as many would save little more, and
+/// hold twice the memory for nothing.
+const SPENT_GROUPS: usize = 16;
+
 pub struct Victims {
     pub frames: Frames,
     extents: Vec<AtomicU32>,
@@ -24,14 +29,17 @@ pub struct Victims {
     /// extent's lock.
     masks: Vec<AtomicU32>,
     lists: Lock<Lists>,
-    /// Frames that hold a page, valid or taken back, until the group is given back.
+    /// Frames that hold a page, valid or not, until they are discarded.
     held_pages: AtomicUsize,
+    spent_most: usize,
 }
 
 struct Lists {
-    free: Vec<u32>,
+    /// First in, first out, so that groups that are spent together lie together.
+    free: VecDeque<u32>,
     waiting: VecDeque<u32>,
     in_work: Vec<u32>,
+    spent: Vec<u32>,
 }
 
 impl Victims {
@@ -42,16 +50,19 @@ impl Victims {
             extents: zeroes(),
             masks: zeroes(),
             lists: Lock::new(Lists {
-                free: (0..groups as u32).rev().collect(),
+                free: (0..groups as u32).collect(),
                 waiting: VecDeque::with_capacity(groups),
                 in_work: Vec::with_capacity(groups),
+                spent: Vec::with_capacity(SPENT_GROUPS),
             }),
             held_pages: AtomicUsize::new(0),
+            // Of a small buffer a small part.
+            spent_most: (groups / 16).clamp(1, SPENT_GROUPS),
         })
     }
 
     pub fn take(&self) -> Option<u32> {
-        self.lists.lock().free.pop()
+        self.lists.lock().free.pop_front()
     }
 
     /// The group now holds the extent's pages in `mask`. An empty mask gives the group back at once.
@@ -60,7 +71,7 @@ impl Victims {
         self.masks[group as usize].store(u32::from(mask) * 0x1_0001, Release);
         let mut lists = self.lists.lock();
         if mask == 0 {
-            lists.free.push(group);
+            lists.free.push_back(group);
         } else {
             self.held_pages.fetch_add(mask.count_ones() as usize, Relaxed);
             lists.waiting.push_back(group);
@@ -75,14 +86,28 @@ impl Victims {
         Some(group)
     }
 
-    /// Frees the frames of a group in work.
+    /// The pages of a group in work are needed no more.
     pub fn give_back(&self, group: u32) {
-        self.frames.discard(self.first_slot(group), EXTENT_PAGES);
-        let pages = (self.masks[group as usize].swap(0, Release) >> 16).count_ones() as usize;
-        self.held_pages.fetch_sub(pages, Relaxed);
-        let mut lists = self.lists.lock();
-        lists.in_work.retain(|other| *other != group);
-        lists.free.push(group);
+        let mut together = [0; SPENT_GROUPS];
+        let together = {
+            let mut lists = self.lists.lock();
+            lists.in_work.retain(|other| *other != group);
+            lists.spent.push(group);
+            if lists.spent.len() < self.spent_most {
+                return;
+            }
+            let together = &mut together[..lists.spent.len()];
+            together.copy_from_slice(&lists.spent);
+            lists.spent.clear();
+            together
+        };
+        together.sort_unstable();
+        for run in together.chunk_by(|group, next| group + 1 == *next) {
+            self.frames.discard(self.first_slot(run[0]), run.len() * EXTENT_PAGES);
+        }
+        let filled = |group: &u32| (self.masks[*group as usize].swap(0, Release) >> 16).count_ones() as usize;
+        self.held_pages.fetch_sub(together.iter().map(filled).sum(), Relaxed);
+        self.lists.lock().free.extend(together.iter());
     }
 
     pub fn extent(&self, group: u32) -> usize {

@@ -1,7 +1,8 @@
 //! Where threads run: which core a thread ran on last, and pinning the calling thread to one. A fault answered on the core that faulted needs no wake-up of
 //! an idle core, which costs more than all the rest of a fault.
 
-use rustix::thread::{CpuSet, Pid};
+pub use rustix::thread::CpuSet;
+use rustix::thread::Pid;
 
 /// The core that thread `tid` of this process ran on last; `None` when it is gone.
 pub fn core_of(tid: u32) -> Option<usize> {
@@ -44,6 +45,7 @@ pub fn allowed() -> CpuSet {
     rustix::thread::sched_getaffinity(None::<Pid>).unwrap_or_else(|_| CpuSet::new())
 }
 
-pub fn unpin(set: &CpuSet) {
+/// The calling thread runs on these cores only.
+pub fn run_on(set: &CpuSet) {
     let _ = rustix::thread::sched_setaffinity(None::<Pid>, set);
 }

@@ -168,6 +168,11 @@ impl Uffd {
         self.fill(COPY, dst, src.as_ptr() as usize, src.len(), 0)
     }
 
+    /// The same without waking: for who still holds a lock that the woken thread's next fault needs, and calls [`Uffd::wake`] when it does not.
+    pub fn copy_unwoken(&self, dst: usize, src: &[u8]) -> Result<usize, Partial> {
+        self.fill(COPY, dst, src.as_ptr() as usize, src.len(), MODE_DONTWAKE)
+    }
+
     /// Moves whole page frames, no copy. With holes allowed, missing source pages are skipped over.
     pub fn move_pages(&self, dst: usize, src: usize, len: usize, wake: bool) -> Result<usize, Partial> {
         let mode = MOVE_ALLOW_HOLES | if wake { 0 } else { MODE_DONTWAKE };

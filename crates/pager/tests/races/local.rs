@@ -48,9 +48,18 @@ fn two_handlers_bring_one_page_and_it_comes_once() {
             }
         });
         for round in 0..10 {
-            memory.evict(&mut hand);
-            let first = begin(move || memory.check(5, round));
-            assert_eq!(passed.load(SeqCst) as u64, round * 2 + 1);
+            let first = loop {
+                memory.evict(&mut hand);
+                let first = begin(move || memory.check(5, round));
+                wait_until("one handler is as far", || passed.load(SeqCst) as u64 == round * 2 + 1 || first.is_finished());
+                if !first.is_finished() {
+                    break first;
+                }
+                // Read-ahead of the round before has brought the page back meanwhile.
+                finish(first);
+            };
+            // One that found itself to be spare has gone off duty.
+            seam::call_second_handler(pager).expect("a second handler");
             let second = begin(move || memory.check(5, round));
             finish(first);
             finish(second);
