@@ -28,13 +28,16 @@ print(float(np.linalg.norm(np.sort(rng.normal(size=1_000_000)))))
 
 
 def compare(
-    command: list[str], tmp_path: Path, *, local: str, least_out: int, given: bytes | None = None
+    command: list[str], tmp_path: Path, *, resident: str, least_out: int, given: bytes | None = None
 ) -> dict[str, int]:
-    """Runs it plainly and under ramster: code and both streams are equal, and at least so many pages went out."""
+    """Runs it plainly and under ramster: code and both streams are equal, and at least so many pages went out.
+
+    The store has room: with nowhere to put pages ramster would have a line of its own to say.
+    """
     plain = subprocess.run(command, capture_output=True, timeout=DEADLINE_S, input=given, check=False)
     assert plain.returncode == 0, plain.stderr
     stats = tmp_path / "stats.json"
-    answer = under_ramster(command, local=local, stats=stats, stdin=None, input=given)
+    answer = under_ramster(command, local="2G", flags=("--resident", resident), stats=stats, stdin=None, input=given)
     assert answer.returncode == plain.returncode, answer.stderr
     assert answer.stderr == plain.stderr
     assert answer.stdout == plain.stdout
@@ -53,15 +56,15 @@ def words(count: int, seed: int = 5) -> bytes:
 
 def test_python_with_numpy_and_pandas(tmp_path: Path) -> None:
     pytest.importorskip("pandas")
-    compare([sys.executable, "-c", FRAME], tmp_path, local="64M", least_out=10_000)
+    compare([sys.executable, "-c", FRAME], tmp_path, resident="64M", least_out=10_000)
 
 
 def test_gnu_sort(tmp_path: Path) -> None:
     need("sort")
     source = tmp_path / "text"
     source.write_bytes(words(200_000))
-    compare(["sort", "-S", "256M", "--parallel=1", str(source)], tmp_path, local="16M", least_out=5_000)
-    compare(["sort", "-S", "256M", "--parallel=2", "-k2", str(source)], tmp_path, local="16M", least_out=5_000)
+    compare(["sort", "-S", "256M", "--parallel=1", str(source)], tmp_path, resident="16M", least_out=5_000)
+    compare(["sort", "-S", "256M", "--parallel=2", "-k2", str(source)], tmp_path, resident="16M", least_out=5_000)
 
 
 def test_sqlite3(tmp_path: Path) -> None:
@@ -76,7 +79,7 @@ def test_sqlite3(tmp_path: Path) -> None:
     select substr(k, 1, 2) p, count(*), avg(v) from t group by p order by p limit 40;
     select a.id, b.id from t a join t b on a.k = b.k where a.id % 5000 = 0;
     """
-    compare(["sqlite3", ":memory:"], tmp_path, local="24M", least_out=1_000, given=script)
+    compare(["sqlite3", ":memory:"], tmp_path, resident="24M", least_out=1_000, given=script)
 
 
 def test_gcc(tmp_path: Path) -> None:
@@ -87,7 +90,7 @@ def test_gcc(tmp_path: Path) -> None:
         for i in range(1500)
     )
     source.write_text(functions)
-    compare(["gcc", "-O2", "-S", "-o", "-", str(source)], tmp_path, local="24M", least_out=100)
+    compare(["gcc", "-O2", "-S", "-o", "-", str(source)], tmp_path, resident="24M", least_out=100)
 
 
 THREADS = r"""
@@ -128,7 +131,7 @@ def test_a_threaded_cpp_program(tmp_path: Path) -> None:
     (tmp_path / "threads.cc").write_text(THREADS)
     program = tmp_path / "threads"
     subprocess.run(["g++", "-O2", "-pthread", "-o", program, tmp_path / "threads.cc"], check=True, timeout=DEADLINE_S)
-    compare([str(program)], tmp_path, local="24M", least_out=5_000)
+    compare([str(program)], tmp_path, resident="24M", least_out=5_000)
 
 
 def test_a_shell_pipeline_of_several(tmp_path: Path) -> None:
@@ -137,7 +140,9 @@ def test_a_shell_pipeline_of_several(tmp_path: Path) -> None:
     source.write_bytes(words(150_000))
     count = "awk '{ s[substr($1, 1, 3)] += length($0) } END { for (k in s) print k, s[k] }'"
     line = f"cat {source} | sort -S 128M | {count}"
-    compare(["sh", "-c", f"{line} | sort -S 64M | gzip -n | gzip -dc | cksum"], tmp_path, local="8M", least_out=1_000)
+    compare(
+        ["sh", "-c", f"{line} | sort -S 64M | gzip -n | gzip -dc | cksum"], tmp_path, resident="8M", least_out=1_000
+    )
 
 
 def talk(port: int, *commands: str) -> list[bytes]:
@@ -239,7 +244,7 @@ print("ok")
 
 
 def test_system_calls_into_evicted_memory_and_changes_of_mappings(tmp_path: Path) -> None:
-    compare([sys.executable, "-c", CALLS, str(tmp_path / "file")], tmp_path, local="16M", least_out=10_000)
+    compare([sys.executable, "-c", CALLS, str(tmp_path / "file")], tmp_path, resident="16M", least_out=10_000)
 
 
 def test_the_time_of_a_program_that_fits_is_spent_in_the_program(tmp_path: Path) -> None:

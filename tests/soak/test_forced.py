@@ -23,7 +23,7 @@ BUILD_S = 1800
 # Races of this many at once: more threads than cores, so that they also meet each other in unplanned places.
 AT_ONCE = 4
 # Little memory moves every page often, more memory lets them meet in other places.
-LOCALS = ["8M", "16M", "24M"]
+RESIDENTS = ["8M", "16M", "24M"]
 
 
 def race_binary() -> str:
@@ -57,11 +57,12 @@ def test_programs(request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue("built")
     end = time.monotonic() + request.config.getoption("--soak-seconds")
     rounds = 0
-    for local, name in itertools.cycle(itertools.product(LOCALS, PROGRAMS)):
+    for resident, name in itertools.cycle(itertools.product(RESIDENTS, PROGRAMS)):
         if time.monotonic() >= end and rounds:
             break
-        answer = under_ramster(command_of(folder, name), local=local, timeout=DEADLINE_S)
+        flags = ("--resident", resident)
+        answer = under_ramster(command_of(folder, name), local="512M", flags=flags, timeout=DEADLINE_S)
         found = (answer.returncode, answer.stdout, answer.stderr)
-        assert found == (0, b"OK\n", b""), f"{name}, round {rounds}, local {local}"
+        assert found == (0, b"OK\n", b""), f"{name}, round {rounds}, resident {resident}"
         rounds += 1
     print("rounds", rounds)

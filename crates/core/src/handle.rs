@@ -36,5 +36,5 @@ pub struct OwnerId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct HolderId(pub u16);
 
-/// Grows with every put of a handle; a holder's answer with another version is refused.
+/// Names one copy that was sent to a holder: drawn when a page is remotified. A holder's answer with another version is refused.
 pub type Version = u32;

@@ -82,7 +82,7 @@ impl Handler {
                 }
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => self.wait(),
                 Err(errno) => {
-                    say(format_args!("reading page faults failed ({errno}): the program cannot go on"));
+                    say(format_args!("reading page faults failed (errno {}): the program cannot go on", errno.raw_os_error()));
                     std::process::abort();
                 }
             }
@@ -265,7 +265,8 @@ impl Handler {
             self.deliver_run(start, stride, count);
             drop(held);
             // Only now: a thread that is woken takes this core at once, and would keep the lock from all others until it faults again.
-            let (first, last) = (start.min(at.wrapping_sub_signed(stride)), start.max(at.wrapping_sub_signed(stride)));
+            let end = at.wrapping_add_signed(-stride);
+            let (first, last) = (start.min(end), start.max(end));
             self.uffd.wake(pager.addr_of(first), (last - first + 1) * PAGE_BYTES);
         }
         first

@@ -302,7 +302,7 @@ fn unshare(addr: usize) -> bool {
 /// Without an answer nobody knows which pages have left the program: to go on would be to lose some.
 fn mask_of(managing: &Managing, start: usize, pages: usize) -> u16 {
     managing.pagemap.mask(start, pages).unwrap_or_else(|errno| {
-        say(format_args!("the kernel's page table cannot be read ({errno}): the process ends"));
+        say(format_args!("the kernel's page table cannot be read (errno {}): the process ends", errno.raw_os_error()));
         std::process::abort()
     })
 }

@@ -4,6 +4,7 @@ use ramster_core::backend::Put;
 use ramster_core::page::PAGE_BYTES;
 use ramster_sys::mapping;
 use ramster_sys::residency::kernel_mapping_end;
+use ramster_sys::say::say;
 use rustix::io::Errno;
 
 use crate::fault::bring_home;
@@ -98,7 +99,7 @@ impl Pager {
                 layout.addresses.take_overlap(to, room_len);
                 to
             }
-            // Congruent to the old address, so that whole extents stay whole and huge pages huge.
+            // Aligned as a fresh mapping is, so that whole extents stay whole and huge pages huge.
             None => layout.addresses.take(room_len, if room_len >= 2 << 20 { 2 << 20 } else { 64 << 10 }).ok_or(Errno::NOMEM)?,
         };
         let managing = layout.managing.clone();
@@ -106,20 +107,21 @@ impl Pager {
             self.settle(layout, managing, old, old + len);
         }
         let pieces = layout.regions.carve(old, old + len);
-        for piece in &pieces {
+        for (index, piece) in pieces.iter().enumerate() {
             let there = at + (piece.start - old);
-            if let Some(managing) = &managing {
-                // A registered mapping that arrives beside another is merged with it, and then the kernel forgets the registration of both: the
-                // neighbour's stored pages would read as zeroes. So it moves unregistered, and closed, so that nobody finds zeroes in it meanwhile.
-                mapping::protect(piece.start, piece.len(), libc::PROT_NONE)?;
-                managing.uffd.unregister(piece.start, piece.len())?;
-            }
-            move_whole(piece.start, piece.len(), there)?;
-            layout.regions.insert(Region { start: there, end: there + piece.len(), ..*piece });
-            if let Some(managing) = &managing {
-                managing.uffd.register(there, piece.len())?;
-                self.move_states(piece.start, there, piece.len());
-                mapping::protect(there, piece.len(), piece.prot)?;
+            if let Err(errno) = self.move_piece(layout, managing.as_ref(), piece, there) {
+                // Out of mappings or of kernel memory. The program goes on with everything where it was.
+                pieces[index + 1..].iter().for_each(|rest| layout.regions.insert(*rest));
+                for moved in &pieces[..index] {
+                    let there = at + (moved.start - old);
+                    let back = layout.regions.carve(there, there + moved.len());
+                    for part in back {
+                        self.move_piece(layout, managing.as_ref(), &part, moved.start + (part.start - there))?;
+                    }
+                }
+                let _ = mapping::vacate(at, room_len);
+                layout.addresses.give(at, room_len);
+                return Err(errno);
             }
         }
         if keep_old {
@@ -132,6 +134,34 @@ impl Pager {
         }
         self.queue(layout, at, at + len);
         Ok(at)
+    }
+
+    /// One region that was carved out, with its pages and their states, to `there`; after an error it is back where it was.
+    fn move_piece(&self, layout: &mut Layout, managing: Option<&Managing>, piece: &Region, there: usize) -> Result<(), Errno> {
+        let moved = match managing {
+            None => move_whole(piece.start, piece.len(), there),
+            Some(managing) => {
+                // A registered mapping that arrives beside another is merged with it, and then the kernel forgets the registration of both: the
+                // neighbour's stored pages would read as zeroes. So it moves unregistered, and closed, so that nobody finds zeroes in it meanwhile.
+                let open =
+                    |at| managing.uffd.register(at, piece.len()).and_then(|()| mapping::protect(at, piece.len(), piece.prot));
+                let moved = mapping::protect(piece.start, piece.len(), libc::PROT_NONE)
+                    .and_then(|()| managing.uffd.unregister(piece.start, piece.len()))
+                    .and_then(|()| move_whole(piece.start, piece.len(), there))
+                    .and_then(|()| open(there).or_else(|errno| move_whole(there, piece.len(), piece.start).and(Err(errno))));
+                if moved.is_err() && open(piece.start).is_err() {
+                    say(format_args!("the mapping at {:#x} could be neither moved nor kept: the process ends", piece.start));
+                    std::process::abort();
+                }
+                moved
+            }
+        };
+        let start = if moved.is_ok() { there } else { piece.start };
+        if moved.is_ok() && managing.is_some() {
+            self.move_states(piece.start, there, piece.len());
+        }
+        layout.regions.insert(Region { start, end: start + piece.len(), ..*piece });
+        moved
     }
 
     /// Frames of the victim buffer and fetches under way know pages by address: none of either may be left in a range that moves.
@@ -179,12 +209,18 @@ impl Pager {
 
 /// Moves a piece that the kernel may keep as several mappings (grown in place, different advice), one mapping at a time. A call that spans two must not be
 /// tried on new kernels: since 6.17 they move the first, and only then find that the second cannot come along.
+/// After an error everything is where it was, as far as the kernel lets it.
 fn move_whole(from: usize, len: usize, to: usize) -> Result<(), Errno> {
     let mut done = 0;
     while done < len {
         let Some(end) = kernel_mapping_end(from + done) else { return move_in_halves(from + done, len - done, to + done) };
         let run = (end - (from + done)).min(len - done);
-        mapping::move_to(from + done, run, to + done)?;
+        if let Err(errno) = mapping::move_to(from + done, run, to + done) {
+            if done > 0 {
+                move_whole(to, done, from)?;
+            }
+            return Err(errno);
+        }
         done += run;
     }
     Ok(())

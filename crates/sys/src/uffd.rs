@@ -86,7 +86,8 @@ pub enum FillError {
     /// ESRCH: the process is on its way out.
     Exiting,
     NoMemory,
-    Other(Errno),
+    /// A number, not an [`Errno`]: to print that one asks libc for words, which may lie in managed memory.
+    Other(i32),
 }
 
 impl From<Errno> for FillError {
@@ -98,7 +99,7 @@ impl From<Errno> for FillError {
             Errno::BUSY => Self::Busy,
             Errno::SRCH => Self::Exiting,
             Errno::NOMEM => Self::NoMemory,
-            other => Self::Other(other),
+            other => Self::Other(other.raw_os_error()),
         }
     }
 }

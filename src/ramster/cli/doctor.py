@@ -52,8 +52,7 @@ def _userfaultfd(found: dict[str, object]) -> list[Check]:
     checks = [Check("userfaultfd", "ok", f"kernel {found['kernel']}")]
     instead = {
         "has_move": ("UFFDIO_MOVE (Linux 6.8)", "pages are copied in and out"),
-        "has_poison": ("UFFDIO_POISON (Linux 6.6)", "a lost page ends the program by a signal from the pager"),
-        "has_write_protect": ("write protection (Linux 5.7)", "a page that is written while it leaves cannot be told"),
+        "has_poison": ("UFFDIO_POISON (Linux 6.6)", "a lost page is replaced by a mapping that answers with SIGBUS"),
         "has_pagemap_scan": ("PAGEMAP_SCAN (Linux 6.7)", "resident pages are read from pagemap entry by entry"),
     }
     for key, (feature, used) in instead.items():
