@@ -18,7 +18,7 @@ use crate::fault::Handler;
 
 /// Handlers at most. Each fault wakes all that are on duty, so more would cost every fault more than they give.
 pub const POSTS: usize = 4;
-/// Looking up a thread's core costs as much as two faults (20 us in a busy process), so it is done once in so many. Half as often, and a thread that moves
+/// Looking up a thread's core costs as much as a fault (20 us in a busy process), so it is done once in so many. Half as often, and a thread that moves
 /// is followed later: each fault until then wakes an idle core.
 const SAMPLE_FAULTS: u32 = 64;
 /// The first looks come soon, or a short burst would be over before its core is known.
