@@ -1,10 +1,15 @@
 //! Read-ahead: what to bring along with a fault. Faults that form a stride start a stream; a stream that is met where it was expected doubles its reach.
-//! The trend over the last faults decides, as in Leap (Maruf and Chowdhury, ATC 2020). Pure.
+//! The trend over the last faults decides, as in Leap (Maruf and Chowdhury, ATC 2020). Fresh memory that is touched in order is zero-filled ahead, likewise.
+//! One table for all handlers, since any of them may answer the next fault of a stream. Pure.
+
+use std::ops::Range;
 
 /// The most pages that one fault brings along. Twice as many would keep a second faulting thread waiting as long as four of its own faults.
 pub const REACH_PAGES: usize = 32;
 const STREAMS: usize = 8;
 const HISTORY: usize = 4;
+/// Fresh memory is zero-filled in runs of at most this many pages: 256 KiB, so that a program that touches one page in a thousand does not get the other 999.
+const FRESH_RUN_PAGES: usize = 64;
 
 #[derive(Clone, Copy, Default)]
 struct Stream {
@@ -18,7 +23,15 @@ struct Stream {
 pub struct Ahead {
     streams: [Stream; STREAMS],
     history: [usize; HISTORY],
+    /// Fresh memory being touched in order: the last run of each place.
+    fresh: [Fresh; STREAMS],
     clock: u64,
+}
+
+#[derive(Clone, Default)]
+struct Fresh {
+    pages: Range<usize>,
+    used: u64,
 }
 
 /// Bring `pages` pages along, at `page + stride`, `page + 2 * stride`, ...
@@ -43,6 +56,32 @@ impl Ahead {
         self.history.rotate_right(1);
         self.history[0] = page;
         plan
+    }
+
+    /// Which pages of fresh memory to fill with this one, which is the first of them, or the last where memory is touched downwards.
+    pub fn fresh(&mut self, page: usize) -> Range<usize> {
+        self.clock += 1;
+        let grown = |run: &Fresh| (run.pages.len() * 2).min(FRESH_RUN_PAGES);
+        let met = self.fresh.iter_mut().find_map(|run| {
+            if run.pages.is_empty() {
+                None
+            } else if page == run.pages.end {
+                Some((page..page + grown(run), run))
+            } else if page + 1 == run.pages.start {
+                Some(((page + 1).saturating_sub(grown(run))..page + 1, run))
+            } else {
+                None
+            }
+        });
+        let (pages, run) = match met {
+            Some(met) => met,
+            None => {
+                let oldest = (0..STREAMS).min_by_key(|run| self.fresh[*run].used).unwrap_or(0);
+                (page..page + 1, &mut self.fresh[oldest])
+            }
+        };
+        *run = Fresh { pages: pages.clone(), used: self.clock };
+        pages
     }
 
     /// The stride that this fault has in common with one before it.
@@ -95,6 +134,23 @@ mod tests {
         }
         let plan = ahead.plan(480 - 10 * 5);
         assert_eq!((plan.stride, plan.pages), (-10, 8));
+    }
+
+    #[test]
+    fn memory_first_touched_in_order_is_filled_in_growing_runs_even_in_several_places() {
+        let mut ahead = Ahead::default();
+        let (mut up, mut down, mut lengths) = (1_000, 50_000, Vec::new());
+        for _ in 0..8 {
+            let run = ahead.fresh(up);
+            assert_eq!(run.start, up);
+            up = run.end;
+            let run = ahead.fresh(down);
+            assert_eq!(run.end, down + 1);
+            down = run.start - 1;
+            lengths.push(run.len());
+        }
+        assert_eq!(lengths, [1, 2, 4, 8, 16, 32, 64, 64]);
+        assert_eq!(ahead.fresh(7), 7..8);
     }
 
     #[test]

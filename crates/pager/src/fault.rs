@@ -1,6 +1,7 @@
 //! Steps 10 and 14: a page fault becomes a get, and the page goes into the process. One `Handler` a thread; it takes no GIL, touches no managed memory and
 //! waits for nothing but the kernel and, through its lane, the peer.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,16 +14,14 @@ use ramster_sys::staging::Staging;
 use ramster_sys::uffd::{Fault, FillError, Uffd, feature};
 
 use crate::Pager;
-use crate::ahead::{Ahead, REACH_PAGES};
+use crate::ahead::REACH_PAGES;
+use crate::cold::Cold;
 use crate::crew::Post;
 use crate::reclaim::Reclaimer;
 use crate::regions::Region;
 use crate::seam::{self, Point};
 use crate::states::{EXTENT_PAGES, NUMBER_MASK, Place};
 
-/// Fresh memory is zero-filled in runs of at most this many pages when it is touched in order: 256 KiB, so that a program that touches one page in a
-/// thousand does not get the other 999.
-const FRESH_RUN_PAGES: usize = 64;
 /// A fault makes room itself at most this often; then the program goes over its limit rather than wait longer.
 const ROOM_TRIES: usize = 64;
 
@@ -31,15 +30,11 @@ pub struct Handler {
     uffd: Arc<Uffd>,
     lane: Lane,
     reclaimer: Reclaimer,
-    ahead: Ahead,
     staging: Staging<EXTENT_PAGES>,
     zeroes: Staging<EXTENT_PAGES>,
     outcomes: Vec<LaneGet>,
     handles: Vec<Handle>,
     pending: Vec<Pending>,
-    /// Where the last run of fresh pages ended, and how long it was.
-    fresh_end: usize,
-    fresh_run: usize,
     post: Post,
 }
 
@@ -57,14 +52,11 @@ impl Handler {
             uffd,
             lane: pager.engine.lane(),
             reclaimer: Reclaimer::new(pager),
-            ahead: Ahead::default(),
             staging: Staging::new()?,
             zeroes: Staging::new()?,
             outcomes: Vec::with_capacity(64),
             handles: Vec::with_capacity(64),
             pending: Vec::with_capacity(256),
-            fresh_end: 0,
-            fresh_run: 0,
             post,
         })
     }
@@ -141,7 +133,8 @@ impl Handler {
                 self.take_back(page, group, Place::TakenBack(group));
             }
             Place::TakenBack(_) => self.uffd.wake(fault.addr, PAGE_BYTES),
-            Place::Stored => {
+            Place::Stored(since) => {
+                pager.cold.is_back(page / EXTENT_PAGES, since, pager.limit.home_bytes() / PAGE_BYTES);
                 drop(held);
                 seam::pass(Point::BeforeLocalify, fault.addr);
                 self.localify(&region, page);
@@ -175,37 +168,71 @@ impl Handler {
         }
     }
 
-    /// First touch: zeroes for this page, and in a growing run for the ones after it when memory is touched in order.
+    /// First touch: zeroes for this page, and for a growing run of its neighbours when memory is touched in order, up or down.
     fn zero_fill(&mut self, region: &Region, addr: usize) {
         let pager = self.pager;
-        self.fresh_run = if addr == self.fresh_end { (self.fresh_run * 2).clamp(1, FRESH_RUN_PAGES) } else { 1 };
-        let end = region.end.min(addr + self.fresh_run * PAGE_BYTES);
-        let mut at = addr;
-        while at < end {
-            let page = pager.page_of(at);
-            let extent = page / EXTENT_PAGES;
-            let extent_end = pager.addr_of((extent + 1) * EXTENT_PAGES).min(end);
-            let _held = pager.states.lock_extent(extent);
-            let fresh =
-                (0..(extent_end - at) / PAGE_BYTES).take_while(|more| pager.states.place(page + more) == Place::Home).count();
-            let done = match self.uffd.copy(at, &self.zeroes.bytes()[..fresh * PAGE_BYTES]) {
-                Ok(done) => done,
-                // Somebody filled it first, or it is being unmapped: whoever waits looks again.
-                Err((done, _)) => {
-                    self.uffd.wake(at, fresh.max(1) * PAGE_BYTES);
-                    done
+        let page = pager.page_of(addr);
+        let run = pager.ahead.lock().fresh(page);
+        let run = run.start.max(pager.page_of(region.start))..run.end.min(pager.page_of(region.end - 1) + 1);
+        if run.start == page {
+            let mut start = page;
+            while start < run.end {
+                let end = run.end.min((start / EXTENT_PAGES + 1) * EXTENT_PAGES);
+                if !self.zero_fill_up(start..end) {
+                    break;
                 }
-            };
-            pager.limit.came_home(done / PAGE_BYTES);
-            if done > 0 {
-                pager.cold.came_home(extent);
+                start = end;
             }
-            at += done;
-            if done < fresh * PAGE_BYTES || at < extent_end {
-                break;
+        } else {
+            let mut end = page + 1;
+            while end > run.start {
+                let start = run.start.max((end - 1) / EXTENT_PAGES * EXTENT_PAGES);
+                if !self.zero_fill_down(start..end) {
+                    break;
+                }
+                end = start;
             }
         }
-        self.fresh_end = at;
+    }
+
+    /// Zeroes for pages of one extent, from the first on; false when something else came in between.
+    fn zero_fill_up(&self, pages: Range<usize>) -> bool {
+        let _held = self.pager.states.lock_extent(pages.start / EXTENT_PAGES);
+        let fresh = pages.clone().take_while(|page| self.pager.states.place(*page) == Place::Home).count();
+        self.zero_fill_held(pages.start, fresh) == pages.len()
+    }
+
+    /// The same from the last on, downwards.
+    fn zero_fill_down(&self, pages: Range<usize>) -> bool {
+        let last = pages.end - 1;
+        let _held = self.pager.states.lock_extent(last / EXTENT_PAGES);
+        let fresh = pages.clone().rev().take_while(|page| self.pager.states.place(*page) == Place::Home).count();
+        let done = self.zero_fill_held(pages.end - fresh, fresh);
+        if done < fresh {
+            // The kernel fills upwards and stopped at a page that is there: the one that faulted may be beyond it.
+            self.zero_fill_held(last, 1);
+        }
+        done == pages.len()
+    }
+
+    /// Zeroes for `count` pages in one call; returns how many it was. The extent is held.
+    fn zero_fill_held(&self, page: usize, count: usize) -> usize {
+        let pager = self.pager;
+        let addr = pager.addr_of(page);
+        let done = match self.uffd.copy(addr, &self.zeroes.bytes()[..count * PAGE_BYTES]) {
+            Ok(done) => done,
+            // Somebody filled it first, or it is being unmapped: whoever waits looks again.
+            Err((done, _)) => {
+                self.uffd.wake(addr, count.max(1) * PAGE_BYTES);
+                done
+            }
+        };
+        let done = done / PAGE_BYTES;
+        pager.limit.came_home(done);
+        if done > 0 {
+            pager.cold.came_home(page / EXTENT_PAGES);
+        }
+        done
     }
 
     /// The page is still in a frame of ours: a copy, no decompression.
@@ -217,6 +244,7 @@ impl Handler {
             pager.victims.took_back(group, page);
         }
         bring_home(pager, &self.uffd, page, frame);
+        pager.cold.is_in_use(page / EXTENT_PAGES);
         pager.cold.came_home(page / EXTENT_PAGES);
     }
 
@@ -224,7 +252,7 @@ impl Handler {
     fn localify(&mut self, region: &Region, page: usize) {
         let pager = self.pager;
         let stats = pager.engine.stats();
-        let mut plan = self.ahead.plan(page);
+        let mut plan = pager.ahead.lock().plan(page);
         if pager.limit.is_over(pager.victim_held_bytes(), (plan.pages + 1) * PAGE_BYTES) {
             plan.pages = 0;
         }
@@ -246,7 +274,7 @@ impl Handler {
             self.handles.clear();
             let start = at;
             let here = extent * EXTENT_PAGES..(extent + 1) * EXTENT_PAGES;
-            while left > 0 && here.contains(&at) && ours.contains(&at) && pager.states.place(at) == Place::Stored {
+            while left > 0 && here.contains(&at) && ours.contains(&at) && matches!(pager.states.place(at), Place::Stored(_)) {
                 self.handles.push(region.handle(pager.pool, pager.addr_of(at)));
                 left -= 1;
                 at = at.wrapping_add_signed(stride);
@@ -262,7 +290,7 @@ impl Handler {
             let mut places = self.staging.pages().each_mut();
             self.lane.get_run(&self.handles, Keep::KeepRemote, &mut places[..count], &mut self.outcomes);
             first = first.or(self.outcomes.first().copied());
-            self.deliver_run(start, stride, count);
+            self.deliver_run(start, stride, count, if pages > 1 { Cold::came_with_scan } else { Cold::came_home });
             drop(held);
             // Only now: a thread that is woken takes this core at once, and would keep the lock from all others until it faults again.
             let end = at.wrapping_add_signed(-stride);
@@ -273,7 +301,7 @@ impl Handler {
     }
 
     /// Puts the run in `staging` into the program, neighbours in one call. Who waits is woken by the caller.
-    fn deliver_run(&mut self, start: usize, stride: isize, count: usize) {
+    fn deliver_run(&mut self, start: usize, stride: isize, count: usize, queue: fn(&Cold, usize)) {
         let pager = self.pager;
         let stats = pager.engine.stats();
         let mut index = 0;
@@ -292,7 +320,7 @@ impl Handler {
                     );
                     stats.add(Stat::PagesIn, run as u64);
                     stats.add(Stat::PagesAhead, (run - usize::from(index == 0)) as u64);
-                    pager.cold.came_home(page / EXTENT_PAGES);
+                    queue(&pager.cold, page / EXTENT_PAGES);
                     index += run;
                     continue;
                 }

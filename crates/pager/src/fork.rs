@@ -95,7 +95,7 @@ impl Pager {
     /// What the parent's threads were in the middle of is not under way here. With the layout closed no put was, so only fetches are left.
     fn settle_after_fork(&self, page: usize) {
         if matches!(self.states.place(page), Place::Fetching(_)) {
-            self.states.set(page, Place::Stored);
+            self.states.set(page, Place::Stored(self.cold.now()));
         }
     }
 }

@@ -29,7 +29,7 @@ use ramster_core::handle::PoolId;
 use ramster_core::page::PAGE_SHIFT;
 use ramster_engine::Engine;
 use ramster_sys::gate::Gate;
-use ramster_sys::lock::Bell;
+use ramster_sys::lock::{Bell, Lock};
 use ramster_sys::residency::Pagemap;
 use ramster_sys::uffd::Uffd;
 pub use rustix::io::Errno;
@@ -43,6 +43,8 @@ pub struct Pager {
     layout: Gate<Layout>,
     states: states::States,
     cold: cold::Cold,
+    /// Held with the layout open only, so never while a process forks.
+    ahead: Lock<ahead::Ahead>,
     victims: victims::Victims,
     limit: limit::Limit,
     local_bytes: usize,

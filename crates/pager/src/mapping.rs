@@ -254,7 +254,7 @@ impl Pager {
                 Place::Victim(group) => self.victims.took_back(group, page),
                 // The layout is closed, so no put is half way.
                 Place::Packing(_) | Place::TakenBack(_) => {}
-                Place::Stored | Place::Lost => {}
+                Place::Stored(_) | Place::Lost => {}
                 Place::Fetching(_) => any_awaited = true,
             }
             self.states.set(page, Place::Home);

@@ -91,6 +91,7 @@ impl Reclaimer {
             let taken = self.take_out(&layout, &managing, extent);
             if taken > 0 {
                 pager.engine.stats().add(Stat::PagesOut, taken as u64);
+                pager.cold.left(taken);
                 return true;
             }
         }
@@ -210,7 +211,7 @@ impl Reclaimer {
             let addr = piece.start + index * PAGE_BYTES;
             ramster_sys::frames::copy_present(addr, &mut self.copy);
             if self.putter.put(&piece.handle(pager.pool, addr), &self.copy) == Put::Stored {
-                pager.states.set(pager.page_of(addr), Place::Stored);
+                pager.states.set(pager.page_of(addr), Place::Stored(pager.cold.now()));
                 let _ = ramster_sys::mapping::discard(addr, PAGE_BYTES);
                 pager.limit.left_home(1);
                 taken += 1;
@@ -268,7 +269,7 @@ impl Reclaimer {
         let _held = pager.states.lock_extent(extent);
         for ((page, handle), outcome) in self.pages.iter().zip(&self.handles).zip(&self.outcomes) {
             match (pager.states.place(*page), outcome) {
-                (Place::Packing(_), Put::Stored) => pager.states.set(*page, Place::Stored),
+                (Place::Packing(_), Put::Stored) => pager.states.set(*page, Place::Stored(pager.cold.now())),
                 (Place::Packing(_), Put::Rejected(_)) => {
                     // The store is full and so is everybody else: the page goes home again.
                     pager.states.set(*page, Place::Home);

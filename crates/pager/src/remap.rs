@@ -176,14 +176,14 @@ impl Pager {
                         let frame = self.victims.frames.page(self.victims.slot(group, page));
                         let putter = putter.get_or_insert_with(|| self.engine.putter());
                         if putter.put(&piece.handle(self.pool, addr), frame) == Put::Stored {
-                            self.states.set(page, Place::Stored);
+                            self.states.set(page, Place::Stored(self.cold.now()));
                         } else {
                             self.states.set(page, Place::Home);
                             bring_home(self, &managing.uffd, page, frame);
                         }
                     }
                     // The copy at the peer was kept; whoever asks at the new address fetches again.
-                    Place::Fetching(_) => self.states.set(page, Place::Stored),
+                    Place::Fetching(_) => self.states.set(page, Place::Stored(self.cold.now())),
                     _ => {}
                 }
             }
@@ -199,7 +199,7 @@ impl Pager {
                 self.states.set(to + index, place);
             }
             debug_assert!(
-                matches!(place, Place::Home | Place::Stored | Place::Lost),
+                matches!(place, Place::Home | Place::Stored(_) | Place::Lost),
                 "page {index} of extent {} is {place:?}",
                 from / EXTENT_PAGES
             );

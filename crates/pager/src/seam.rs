@@ -69,7 +69,7 @@ mod on {
             Place::Victim(_) => "Victim",
             Place::Packing(_) => "Packing",
             Place::TakenBack(_) => "TakenBack",
-            Place::Stored => "Stored",
+            Place::Stored(_) => "Stored",
             Place::Fetching(_) => "Fetching",
             Place::Lost => "Lost",
         }

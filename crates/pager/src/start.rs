@@ -12,6 +12,7 @@ use ramster_sys::lock::{Bell, Lock};
 use ramster_sys::mapping;
 use ramster_sys::uffd::Uffd;
 
+use crate::ahead::Ahead;
 use crate::states::EXTENT_PAGES;
 use crate::{Layout, Pager, addresses, cold, crew, limit, probe, regions, states, victims};
 
@@ -67,6 +68,7 @@ impl Pager {
                 pin_new: false,
             }),
             states: states::States::new(len / PAGE_BYTES).map_err(no_memory)?,
+            ahead: Lock::new(Ahead::default()),
             cold: cold::Cold::new(len / PAGE_BYTES / EXTENT_PAGES).map_err(no_memory)?,
             victims: victims::Victims::new(groups).map_err(no_memory)?,
             limit,

@@ -29,13 +29,14 @@ pub enum Place {
     Victim(u32),
     Packing(u32),
     TakenBack(u32),
-    Stored,
+    /// Since this time on the clock of `cold.rs`.
+    Stored(u32),
     /// The number tells this fetch from an earlier one of the same page.
     Fetching(u32),
     Lost,
 }
 
-/// Numbers in a place are this wide; frame groups and fetch numbers wrap below it.
+/// Numbers in a place are this wide; frame groups, fetch numbers and times wrap below it.
 pub const NUMBER_MASK: u32 = (1 << 29) - 1;
 
 impl Place {
@@ -45,7 +46,7 @@ impl Place {
             Place::Victim(group) => 1 | group << 3,
             Place::Packing(group) => 2 | group << 3,
             Place::TakenBack(group) => 3 | group << 3,
-            Place::Stored => 4,
+            Place::Stored(when) => 4 | when << 3,
             Place::Fetching(number) => 5 | number << 3,
             Place::Lost => 6,
         }
@@ -57,7 +58,7 @@ impl Place {
             1 => Place::Victim(number),
             2 => Place::Packing(number),
             3 => Place::TakenBack(number),
-            4 => Place::Stored,
+            4 => Place::Stored(number),
             5 => Place::Fetching(number),
             6 => Place::Lost,
             _ => Place::Home,
@@ -103,7 +104,7 @@ mod tests {
             Place::Victim(NUMBER_MASK),
             Place::Packing(7),
             Place::TakenBack(0),
-            Place::Stored,
+            Place::Stored(NUMBER_MASK),
             Place::Fetching(NUMBER_MASK),
             Place::Lost,
         ] {
