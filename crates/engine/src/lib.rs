@@ -23,7 +23,7 @@ mod statblock;
 mod threads;
 mod verbs;
 
-pub use clock::now_ms;
+pub use clock::{now_ms, now_us};
 pub use engine::Engine;
 pub use lane::{Arrival, Lane, LaneGet};
 pub use options::{CodecName, Directives, Options, PeerAddr, StartError};
