@@ -1,7 +1,7 @@
 """`python -m bench`: picks benches, runs them, shows the table, keeps the results.
 
 Not: any measuring. Exit code 0 when every bench ran, missing peers included; 1 when a run failed; 2 for bad usage;
-130 after Ctrl-C.
+130 after Ctrl-C, which keeps the benches that had ended.
 """
 
 from __future__ import annotations
@@ -61,11 +61,15 @@ def _stop(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _run(benches: list[Bench], circumstances: Circumstances) -> list[Row]:
+def _run(benches: list[Bench], circumstances: Circumstances) -> tuple[list[Row], bool]:
+    """The rows of all benches that ran to their end, and whether Ctrl-C or SIGTERM cut that short."""
     rows: list[Row] = []
-    for bench in benches:
-        rows += bench.run(circumstances)
-    return rows + geometric_means(rows)
+    try:
+        for bench in benches:
+            rows += bench.run(circumstances)
+    except KeyboardInterrupt:
+        return rows + geometric_means(rows), True
+    return rows + geometric_means(rows), False
 
 
 def main() -> int:
@@ -87,11 +91,11 @@ def main() -> int:
         except OSError:
             print(f"another run of the harness holds {LOCK}; wait for its end", file=sys.stderr)
             return 1
-        try:
-            rows = _run(benches, Circumstances(Path(scratch), runs, arguments.quick))
-        except KeyboardInterrupt:
-            print("stopped; everything was put back", file=sys.stderr)
-            return 130
+        rows, stopped = _run(benches, Circumstances(Path(scratch), runs, arguments.quick))
+    if stopped:
+        print("stopped; everything was put back, and the benches that had ended count", file=sys.stderr)
+    if stopped and not rows:
+        return 130
     print(report.table(rows))
     library = preload_library()
     pinning = "none; in remote: the program on core 0, holder and TCP server on core 1"
@@ -100,10 +104,13 @@ def main() -> int:
         "quick": arguments.quick,
         "preload": library.name if library else None,
         "pinning": pinning,
+        "stopped": stopped,
     }
     if arguments.out or not arguments.quick:
         path = report.keep(report.whole(machine, settings, rows), rows, arguments.out)
         print(f"kept in {path}")
+    if stopped:
+        return 130
     return 1 if any(row.failures for row in rows) else 0
 
 
