@@ -29,6 +29,11 @@ const ACCEPTS: usize = 64;
 const OVER_LIMIT_LINKS: usize = 64;
 /// How long accepting rests when descriptors have run out.
 const ACCEPT_PAUSE_MS: u64 = 100;
+/// After a page for a fault, how long the next request is looked for before sleeping: about what waking an idle virtual core takes. A thread that
+/// walks through cold memory asks again within that time.
+const LOOK_US: u128 = 60;
+/// After looking in vain so many waits sleep at once.
+const SLEEPS_AFTER_VAIN_LOOK: u32 = 16;
 /// Deadlines are looked at this often, and only while a link has one.
 const SWEEP_MS: u64 = 1000;
 
@@ -71,6 +76,18 @@ pub struct Worker {
     offer_changes: u64,
     spare: Spare,
     start: Instant,
+    /// The last turn was a fault's.
+    was_urgent: bool,
+    /// Waits that still sleep at once.
+    sleeps: u32,
+}
+
+/// How many there are; none when a signal came first.
+fn wait_for_events(epoll: &OwnedFd, events: &mut Vec<Event>, timeout: Option<&Timespec>) -> Result<usize, Errno> {
+    match epoll::wait(epoll, spare_capacity(events), timeout) {
+        Err(Errno::INTR) => Ok(0),
+        other => other,
+    }
 }
 
 impl Worker {
@@ -95,6 +112,8 @@ impl Worker {
             offer_changes: 0,
             spare: Spare::default(),
             start: Instant::now(),
+            was_urgent: false,
+            sleeps: 0,
         })
     }
 
@@ -102,15 +121,12 @@ impl Worker {
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
         while !self.shared.stopping.load(Ordering::SeqCst) {
             events.clear();
-            let timeout = self.timeout();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => {
-                    ramster_sys::say::say(format_args!("the holder's links cannot be waited for: {errno}"));
-                    break;
-                }
+            if let Err(errno) = self.wait(&mut events) {
+                ramster_sys::say::say(format_args!("the holder's links cannot be waited for: {errno}"));
+                break;
             }
             let now_ms = self.now_ms();
+            self.was_urgent = false;
             // Twice over the few events: a fault waits behind an urgent link, nobody behind the others.
             for urgent in [true, false] {
                 for event in &events {
@@ -120,6 +136,7 @@ impl Worker {
                         WAKE => self.woken(now_ms),
                         LISTEN => self.accept(now_ms),
                         _ if self.is_urgent(token as usize) == Some(urgent) => {
+                            self.was_urgent |= urgent;
                             let may_read = flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR);
                             self.turn(token as usize, may_read, now_ms);
                         }
@@ -133,6 +150,23 @@ impl Worker {
             self.sweep(now_ms);
         }
         self.end_all();
+    }
+
+    fn wait(&mut self, events: &mut Vec<Event>) -> Result<(), Errno> {
+        let timeout = self.timeout();
+        if self.was_urgent && self.sleeps == 0 {
+            let look = Instant::now();
+            while look.elapsed().as_micros() < LOOK_US {
+                if wait_for_events(&self.epoll, events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
+                    return Ok(());
+                }
+                std::thread::yield_now();
+            }
+            self.sleeps = SLEEPS_AFTER_VAIN_LOOK;
+        } else if self.was_urgent {
+            self.sleeps -= 1;
+        }
+        wait_for_events(&self.epoll, events, timeout.as_ref()).map(drop)
     }
 
     fn now_ms(&self) -> u64 {
