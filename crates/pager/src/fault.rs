@@ -159,7 +159,7 @@ impl Handler {
             }
             Place::Victim(group) => {
                 stats.add(Stat::FaultsVictim, 1);
-                self.take_back(page, group, Place::Home);
+                self.take_back_run(page, group);
             }
             Place::Packing(group) => {
                 stats.add(Stat::FaultsVictim, 1);
@@ -268,7 +268,28 @@ impl Handler {
         done
     }
 
-    /// The page is still in a frame of ours: a copy, no decompression.
+    /// The page is still in a frame of ours. A scan gets the pages of the extent that lie before it along, and they count as scanned: taken back one by
+    /// one as pages in use, they would push out the next extent that the scan will come to.
+    fn take_back_run(&mut self, page: usize, group: u32) {
+        let pager = self.pager;
+        let plan = pager.ahead.lock().plan(page);
+        if plan.pages == 0 || plan.stride != 1 {
+            return self.take_back(page, group, Place::Home);
+        }
+        let extent = page / EXTENT_PAGES;
+        let reach = page..(page + 1 + plan.pages).min((extent + 1) * EXTENT_PAGES);
+        let run = reach.take_while(|page| pager.states.place(*page) == Place::Victim(group)).count();
+        for page in page..page + run {
+            pager.states.set(page, Place::Home);
+            pager.victims.took_back(group, page);
+            bring_home_unwoken(pager, &self.uffd, page, pager.victims.frames.page(pager.victims.slot(group, page)));
+        }
+        pager.engine.stats().add(Stat::PagesAhead, run as u64 - 1);
+        pager.cold.came_with_scan(extent);
+        self.uffd.wake(pager.addr_of(page), run * PAGE_BYTES);
+    }
+
+    /// A copy, no decompression.
     fn take_back(&mut self, page: usize, group: u32, becomes: Place) {
         let pager = self.pager;
         let frame = pager.victims.frames.page(pager.victims.slot(group, page));
