@@ -9,6 +9,7 @@ pub mod handle;
 pub mod localify;
 pub mod page;
 pub mod remotify;
+pub mod seal;
 pub mod store;
 pub mod tmem;
 pub mod wire;

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId};
-use ramster_core::page::Digest;
+use ramster_core::seal::Tag;
 use ramster_core::wire::buffer::{INBOX_LIMIT_BYTES, Inbox};
 use ramster_core::wire::error::{LocalProtocolError, RemoteProtocolError};
 use ramster_core::wire::frame::{HEADER_BYTES, Header, Kind};
@@ -36,9 +36,9 @@ fn any_owner() -> impl Strategy<Value = OwnerId> {
     (any::<u64>(), any::<u128>(), any::<u64>()).prop_map(|(node, client, incarnation)| OwnerId { node, client, incarnation })
 }
 
-/// Kind, digest and length of a blob whose bytes all say the kind.
-fn any_blob() -> impl Strategy<Value = (u8, u128, usize)> {
-    (any::<u8>(), any::<u128>(), prop_oneof![0..=MAX_BLOB_BYTES, Just(MAX_BLOB_BYTES), Just(0)])
+/// Kind, tag and length of a blob whose bytes all say the kind.
+fn any_blob() -> impl Strategy<Value = (u8, [u8; 16], usize)> {
+    (any::<u8>(), any::<[u8; 16]>(), prop_oneof![0..=MAX_BLOB_BYTES, Just(MAX_BLOB_BYTES), Just(0)])
 }
 
 fn config() -> ProptestConfig {
@@ -55,8 +55,8 @@ proptest! {
     ) {
         let bytes: Vec<Vec<u8>> = pages.iter().map(|(_, _, (kind, _, length))| vec![*kind; *length]).collect();
         let puts: Vec<PutPage> = pages.iter().zip(&bytes)
-            .map(|((handle, version, (kind, digest, _)), bytes)| {
-                PutPage { handle: *handle, version: *version, blob: Blob { kind: *kind, digest: Digest(*digest), bytes } }
+            .map(|((handle, version, (kind, tag, _)), bytes)| {
+                PutPage { handle: *handle, version: *version, blob: Blob { kind: *kind, tag: Tag(*tag), bytes } }
             })
             .collect();
         let mut out = Vec::new();
@@ -163,7 +163,7 @@ fn walk(header: &Header, message: Message<'_>) {
 fn what_may_not_be_sent_is_not_written() {
     let handle = Handle { pool: PoolId(1), object: ObjectId([1; 3]), index: 1 };
     let long = vec![0; MAX_BLOB_BYTES + 1];
-    let page = |bytes| PutPage { handle, version: 1, blob: Blob { kind: 0, digest: Digest(0), bytes } };
+    let page = |bytes| PutPage { handle, version: 1, blob: Blob { kind: 0, tag: Tag([0; 16]), bytes } };
     let owner = OwnerId { node: 1, client: 2, incarnation: 3 };
     let hello = Hello { owner, role: Role::Get, lowest_version: 1, highest_version: 1, auth_scheme: 0, auth: &[0; 1025] };
     let mut out = Vec::new();
@@ -190,7 +190,7 @@ fn mangled_frames_in_pieces_never_panic_and_never_pass_the_memory_limit() {
     let mut state = seed;
     let handles: Vec<_> = (0..40).map(|index| (Handle { pool: PoolId(1), object: ObjectId([2; 3]), index }, index)).collect();
     let bytes = [7; 2000];
-    let blob = Blob { kind: 1, digest: Digest(9), bytes: &bytes };
+    let blob = Blob { kind: 1, tag: Tag([9; 16]), bytes: &bytes };
     let puts: Vec<_> = handles.iter().map(|(handle, version)| PutPage { handle: *handle, version: *version, blob }).collect();
     let mut good = Vec::new();
     encode::get(&mut good, 1, &handles).expect("get");

@@ -23,7 +23,8 @@ use crate::holders::Holders;
 use crate::lane::{Lane, LaneCore};
 use crate::options::{CodecName, Directives, Options, StartError};
 use crate::putter::Putter;
-use crate::random::random_u64s;
+use crate::random::{random_bytes, random_u64s};
+use crate::seals::Seals;
 use crate::snapshot::{HolderSnapshot, Snapshot};
 use crate::spill::Spill;
 use crate::statblock::{Stat, StatBlock};
@@ -47,6 +48,7 @@ pub struct Engine {
     stats: StatBlock,
     pub(crate) limits: Limits,
     seed: u64,
+    seals: Seals,
     get_deadline_ms: u64,
     owner: Lock<OwnerId>,
     inherited: Arc<Inherited>,
@@ -114,10 +116,12 @@ impl Engine {
             return Err(StartError(format!("peers: {bad:?} is not an address; write IP:port")));
         }
         let [seed, key, client_low, client_high] = random_u64s().map_err(|error| failed("random numbers", error))?;
+        let secret = random_bytes().map_err(|error| failed("random numbers", error))?;
         let limits = Limits::new(options, hard);
         let memory = ArenaSlabs::reserve(arena_bytes()).map_err(|error| failed("address space for the store", error))?;
         let capacity_bytes = if hard { limits.store_limit_bytes() } else { arena_bytes() };
         let client = u128::from(client_high) << 64 | u128::from(client_low);
+        let owner = OwnerId { node: options.node, client, incarnation: 1 };
         let engine = Arc::new_cyclic(|me| Engine {
             me: Weak::clone(me),
             tmem: Lock::new(Guarded {
@@ -131,8 +135,9 @@ impl Engine {
             stats,
             limits,
             seed,
+            seals: Seals::new(owner, secret),
             get_deadline_ms: options.get_deadline_ms,
-            owner: Lock::new(OwnerId { node: options.node, client, incarnation: 1 }),
+            owner: Lock::new(owner),
             inherited: Arc::new(Inherited::new()),
             tickets: AtomicU64::new(1),
             packers: Lock::new(Vec::new()),
@@ -350,6 +355,10 @@ impl Engine {
 
     pub(crate) fn spill(&self) -> Option<&Spill> {
         self.spill.as_ref()
+    }
+
+    pub(crate) fn seals(&self) -> &Seals {
+        &self.seals
     }
 
     pub(crate) fn owner(&self) -> OwnerId {

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use ramster_core::backend::{Keep, Loss};
-use ramster_core::compress::{Kind, Packed};
+use ramster_core::compress::Kind;
 use ramster_core::handle::{Handle, HolderId, Version};
 use ramster_core::page::Digest;
+use ramster_core::seal::Tag;
 use ramster_core::wire::MAX_PAGES;
 use ramster_core::wire::message::{Found, Role};
 use ramster_peer::client::{Event, LinkError};
@@ -32,7 +33,7 @@ pub struct Fetch {
     pub keep: Keep,
     pub version: Version,
     holder: HolderId,
-    digest: Digest,
+    pub digest: Digest,
     deadline_ms: u64,
     state: State,
 }
@@ -76,8 +77,16 @@ struct LaneLink {
     watches_out: bool,
 }
 
+/// What a holder sent for a page: as it was sealed, if the holder is honest.
+#[derive(Clone, Copy)]
+pub struct Sealed<'a> {
+    pub kind: Kind,
+    pub tag: Tag,
+    pub bytes: &'a [u8],
+}
+
 /// Hears of each page that came or did not; says where to look next, if anywhere.
-pub type Land<'a> = dyn FnMut(&Fetch, Result<Packed<'_>, Loss>) -> Option<Fetch> + 'a;
+pub type Land<'a> = dyn FnMut(&Fetch, Result<Sealed<'_>, Loss>) -> Option<Fetch> + 'a;
 
 impl Fetches {
     pub fn new(inherited: Arc<Inherited>) -> Self {
@@ -265,8 +274,7 @@ fn page_came(waiting: &mut Vec<Fetch>, answered: State, found: &Found<'_>, now_m
         let fetch = waiting.swap_remove(index);
         let bytes = match found {
             Found::Hit { version, blob } if *version == fetch.version => match Kind::from_tag(blob.kind) {
-                // The digest is our own: what the holder says of it proves nothing.
-                Some(kind) => Ok(Packed { kind, digest: fetch.digest, bytes: blob.bytes }),
+                Some(kind) => Ok(Sealed { kind, tag: blob.tag, bytes: blob.bytes }),
                 None => Err(Loss::Corrupt),
             },
             Found::Hit { .. } | Found::Miss | Found::Gone | Found::Stale => Err(Loss::HolderForgot),

@@ -92,6 +92,7 @@ impl Engine {
         }
         if let Some(Prepared { child, links, unshared }) = prepared {
             self.set_owner(child);
+            self.seals().after_fork_child(child, self.pages_away() > 0);
             for holder in unshared {
                 self.holder_died(holder);
             }
@@ -115,6 +116,7 @@ impl Engine {
         self.lanes.freeze();
         self.packers.freeze();
         self.owner_lock().freeze();
+        self.seals().freeze();
         self.inherited().freeze();
         self.forks.freeze();
     }
@@ -122,6 +124,7 @@ impl Engine {
     fn thaw(&self) {
         self.forks.thaw();
         self.inherited().thaw();
+        self.seals().thaw();
         self.owner_lock().thaw();
         self.packers.thaw();
         self.lanes.thaw();

@@ -8,13 +8,15 @@ use ramster_core::compress::{Packed, Packer, fill};
 use ramster_core::handle::{Handle, HolderId, Version};
 use ramster_core::localify::Copy;
 use ramster_core::page::{Digest, PAGE_BYTES, Page};
+use ramster_core::seal::TAG_BYTES;
 use ramster_core::tmem::{Answer, Copied, Fetched, Unfetched};
 use rustix::fd::BorrowedFd;
 
 use crate::clock::now_ms;
 use crate::engine::Engine;
-use crate::fetches::{Fetch, Fetches};
+use crate::fetches::{Fetch, Fetches, Sealed};
 use crate::holders::SPILL;
+use crate::seals;
 use crate::statblock::Stat;
 
 /// Pages looked up under one lock: some 10 us of holding it, which another fault may have to wait for.
@@ -116,6 +118,7 @@ pub(crate) enum Looked {
 struct Unpacker {
     packer: Packer,
     spilled: Box<[u8; PAGE_BYTES]>,
+    opened: Box<seals::Sealed>,
 }
 
 /// A page, or why not, or where to look next.
@@ -130,7 +133,11 @@ impl LaneCore {
     pub(crate) fn new(engine: &Engine) -> Self {
         LaneCore {
             fetches: Fetches::new(Arc::clone(engine.inherited())),
-            unpacker: Unpacker { packer: engine.new_packer(), spilled: Box::new([0; PAGE_BYTES]) },
+            unpacker: Unpacker {
+                packer: engine.new_packer(),
+                spilled: Box::new([0; PAGE_BYTES]),
+                opened: Box::new([0; PAGE_BYTES + TAG_BYTES]),
+            },
             copied: vec![Copied::default()],
             answers: Vec::with_capacity(RUN_PAGES),
             page: Box::new([0; PAGE_BYTES]),
@@ -270,15 +277,21 @@ impl Unpacker {
         &mut self,
         engine: &Engine,
         fetch: &Fetch,
-        bytes: Result<Packed<'_>, Loss>,
+        sealed: Result<Sealed<'_>, Loss>,
         copied: &mut Copied,
         page: &mut Page,
     ) -> Outcome {
         let (handle, keep) = (&fetch.handle, fetch.keep);
-        let unpacked = bytes.and_then(|packed| self.packer.unpack(packed, page).map_err(|_| Loss::Corrupt));
-        let outcome = conclude(engine, handle, fetch.version, keep, unpacked, bytes.ok());
+        let (packer, opened) = (&mut self.packer, &mut self.opened);
+        let packed = sealed.and_then(|Sealed { kind, tag, bytes }| {
+            let opened = engine.seals().open(handle, fetch.version, kind, &tag, bytes, opened);
+            // The digest is our own: what the holder says of it would prove nothing.
+            opened.map(|bytes| Packed { kind, digest: fetch.digest, bytes }).map_err(|_| Loss::Corrupt)
+        });
+        let unpacked = packed.and_then(|packed| packer.unpack(packed, page).map_err(|_| Loss::Corrupt));
+        let outcome = conclude(engine, handle, fetch.version, keep, unpacked, packed.ok());
         if let Some(outcome) = outcome {
-            engine.stats().add(Stat::GetsDeadline, u64::from(bytes.err() == Some(Loss::Deadline)));
+            engine.stats().add(Stat::GetsDeadline, u64::from(sealed.err() == Some(Loss::Deadline)));
             engine.stats().add(Stat::PagesLocalified, u64::from(matches!(outcome, Outcome::Hit)));
             return outcome;
         }

@@ -17,6 +17,7 @@ mod packing;
 mod putter;
 mod random;
 mod remotifier;
+mod seals;
 mod snapshot;
 mod spill;
 mod statblock;

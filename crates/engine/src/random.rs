@@ -7,13 +7,17 @@ use rustix::rand::{GetRandomFlags, getrandom};
 pub fn random_u64s<const N: usize>() -> io::Result<[u64; N]> {
     let mut words = [0; N];
     for word in &mut words {
-        let mut bytes = [0; 8];
-        let count = getrandom(&mut bytes, GetRandomFlags::empty())?;
-        // Requests of up to 256 bytes are answered whole.
-        debug_assert_eq!(count, bytes.len());
-        *word = u64::from_le_bytes(bytes);
+        *word = u64::from_le_bytes(random_bytes()?);
     }
     Ok(words)
+}
+
+/// At most 256, which the kernel gives whole.
+pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let count = getrandom(&mut bytes, GetRandomFlags::empty())?;
+    debug_assert_eq!(count, N);
+    Ok(bytes)
 }
 
 /// xorshift64*: for placing batches, where nobody gains by guessing.

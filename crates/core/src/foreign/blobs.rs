@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::page::Digest;
+use crate::seal::Tag;
 use crate::store::{Compacted, SlabMemory, SlotRef, Store};
 use crate::wire::message::Blob;
 
@@ -14,7 +14,7 @@ pub struct BlobRef(u32);
 
 #[derive(Clone)]
 struct Kept {
-    digest: [u8; 16],
+    tag: Tag,
     /// None: no bytes at all, which the store does not take.
     at: Option<SlotRef>,
     references: u32,
@@ -40,7 +40,7 @@ impl<M: SlabMemory> Blobs<M> {
         };
         self.store.set_limit_bytes(limit_bytes);
         let at = if blob.bytes.is_empty() { None } else { Some(self.store.put(blob.bytes, slot)?) };
-        let kept = Kept { digest: blob.digest.0.to_le_bytes(), at, references: 1, kind: blob.kind };
+        let kept = Kept { tag: blob.tag, at, references: 1, kind: blob.kind };
         if self.vacant.pop().is_some() {
             self.table[slot as usize] = kept;
         } else {
@@ -52,7 +52,7 @@ impl<M: SlabMemory> Blobs<M> {
     pub fn blob(&self, blob: BlobRef) -> Blob<'_> {
         let kept = &self.table[blob.0 as usize];
         let bytes = kept.at.map_or(&[][..], |at| self.store.bytes(at));
-        Blob { kind: kept.kind, digest: Digest(u128::from_le_bytes(kept.digest)), bytes }
+        Blob { kind: kept.kind, tag: kept.tag, bytes }
     }
 
     pub fn len_bytes(&self, blob: BlobRef) -> u64 {

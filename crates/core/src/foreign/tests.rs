@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::page::Digest;
+use crate::seal::Tag;
 use crate::store::HeapSlabs;
 
 const OBJECTS: u64 = 3;
@@ -19,7 +19,7 @@ fn foreign(offer_bytes: u64) -> Foreign<HeapSlabs> {
 }
 
 fn blob(bytes: &[u8]) -> Blob<'_> {
-    Blob { kind: bytes.len() as u8, digest: Digest(bytes.len() as u128), bytes }
+    Blob { kind: bytes.len() as u8, tag: Tag([bytes.len() as u8; 16]), bytes }
 }
 
 fn handle(pool: u32, object: u64, index: u32) -> Handle {

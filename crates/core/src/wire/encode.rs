@@ -50,7 +50,7 @@ impl<'a> FrameWriter<'a> {
     }
 
     fn blob(&mut self, blob: &Blob<'_>) -> &mut Self {
-        self.bytes(&[blob.kind]).bytes(&blob.digest.0.to_le_bytes());
+        self.bytes(&[blob.kind]).bytes(&blob.tag.0);
         self.bytes(&(blob.bytes.len() as u16).to_le_bytes()).bytes(blob.bytes)
     }
 

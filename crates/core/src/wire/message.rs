@@ -5,15 +5,15 @@ use super::error::RemoteProtocolError as Wrong;
 use super::frame::{Header, Kind};
 use super::{MAX_AUTH_BYTES, MAX_BLOB_BYTES};
 use crate::handle::{Handle, ObjectId, OwnerId, PoolId, Version};
-use crate::page::Digest;
+use crate::seal::{TAG_BYTES, Tag};
 
 pub const HANDLE_BYTES: usize = 4 + 24 + 4;
 pub const OBJECT_BYTES: usize = 4 + 24;
 pub const OWNER_BYTES: usize = 8 + 16 + 8;
 /// A handle and the version wanted.
 pub const WANTED_BYTES: usize = HANDLE_BYTES + 4;
-/// What precedes a page's bytes wherever they go: kind, digest, length.
-pub const BLOB_HEADER_BYTES: usize = 1 + 16 + 2;
+/// What precedes a page's bytes wherever they go: kind, tag, length.
+pub const BLOB_HEADER_BYTES: usize = 1 + TAG_BYTES + 2;
 pub const PUT_PAGE_BYTES: usize = WANTED_BYTES + BLOB_HEADER_BYTES;
 /// A hit without the page's bytes: status, version, blob header.
 pub const HIT_BYTES: usize = 1 + 4 + BLOB_HEADER_BYTES;
@@ -23,11 +23,11 @@ pub const HELLO_BYTES: usize = OWNER_BYTES + 6;
 pub const WELCOME_BYTES: usize = 4 + 5 * 8;
 pub const REFUSE_BYTES: usize = 3;
 
-/// A page's bytes as their owner made them. A holder never looks inside.
+/// A page's bytes as their owner sealed them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Blob<'a> {
     pub kind: u8,
-    pub digest: Digest,
+    pub tag: Tag,
     pub bytes: &'a [u8],
 }
 
@@ -334,11 +334,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn blob(&mut self) -> Result<Blob<'a>, Wrong> {
-        let (kind, digest, length) = (self.u8()?, Digest(self.u128()?), usize::from(self.u16()?));
+        let (kind, tag, length) = (self.u8()?, Tag(self.u128()?.to_le_bytes()), usize::from(self.u16()?));
         if length > MAX_BLOB_BYTES {
             return Err(Wrong::BlobTooLong);
         }
-        Ok(Blob { kind, digest, bytes: self.take(length)? })
+        Ok(Blob { kind, tag, bytes: self.take(length)? })
     }
 
     fn put_page(&mut self) -> Result<PutPage<'a>, Wrong> {

@@ -16,8 +16,7 @@ pub const PROTOCOL_VERSION: u8 = 1;
 /// Pages in one message. A batch this long already hides the round trip; doubling it only doubles what a lost link has to do again.
 pub const MAX_PAGES: usize = 256;
 
-/// A page's bytes as they travel: never more than the page, or it would have gone raw. The seal that node-to-node security adds keeps the length;
-/// its tag takes the digest's place.
+/// A page's bytes as they travel: never more than the page, or it would have gone raw. Its seal keeps the length.
 pub const MAX_BLOB_BYTES: usize = PAGE_BYTES;
 
 /// A frame with its header. A message longer than this is cut into several frames of one request id, so that a receive buffer stays small

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId};
-use ramster_core::page::Digest;
+use ramster_core::seal::Tag;
 use ramster_core::wire::message::{Blob, DoneStatus, Found, PutPage, PutStatus, Role};
 use ramster_peer::client::{Event, Link, LinkError};
 use ramster_peer::server::{Server, ServerConfig, ServerStats, Timeouts};
@@ -109,7 +109,7 @@ pub fn put_sized(link: &mut Link, client: u128, indices: std::ops::Range<u32>, v
     for chunk in indices.chunks(256) {
         let bytes: Vec<Vec<u8>> = chunk.iter().map(|index| bytes_of(client, *index, version, length)).collect();
         let pages: Vec<PutPage> = (chunk.iter().zip(&bytes))
-            .map(|(index, bytes)| PutPage { handle: handle(*index), version, blob: Blob { kind: 2, digest: Digest(5), bytes } })
+            .map(|(index, bytes)| PutPage { handle: handle(*index), version, blob: Blob { kind: 2, tag: Tag([5; 16]), bytes } })
             .collect();
         link.send_put(0, &pages).expect("put");
         let outcome = one(link);
