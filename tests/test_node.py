@@ -190,6 +190,35 @@ def test_a_dead_holders_pages_end_the_access_loudly_and_are_never_zeroes(
         assert json.loads(stats.read_text())["pages_lost"] > 0
 
 
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("durability", ["copies=2", "disk"])
+def test_with_another_copy_a_program_outlives_any_one_holder(
+    start_node: Callable[..., NodeUnderTest], tmp_path: Path, durability: str, signal_number: signal.Signals
+) -> None:
+    holders = [start_node(number, offer="256M") for number in ((2, 3) if durability == "copies=2" else (2,))]
+    stats = tmp_path / "stats.json"
+    peers = ",".join(holder.address for holder in holders)
+    flags = ["--durability", durability, "--stats", str(stats)]
+    if durability == "disk":
+        flags += ["--spill", str(tmp_path)]
+    process = subprocess.Popen(
+        [*RAMSTER, "run", "--local", "16M", "--peers", peers, *flags, "--", sys.executable, "-c", LOSE],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    wait_for(lambda: all(foreign_bytes(holder) > 0 for holder in holders), "pages at every holder")
+    holders[0].process.send_signal(signal_number)
+    out, err = process.communicate(b"go\n", timeout=DEADLINE_S)
+    assert (process.returncode, out) == (0, b"survived\n"), err
+    found = json.loads(stats.read_text())
+    assert found["pages_lost"] == 0
+    if signal_number == signal.SIGKILL:
+        assert found["copies_lost"] > 0
+    else:
+        assert found["gets_elsewhere"] > 0
+
+
 def test_without_a_holder_there_is_one_line_about_the_soft_limit_and_no_harm() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -61,6 +61,8 @@ def test_peers_become_numeric_addresses_and_flags_win_over_the_file(tmp_path: Pa
         (Wishes(peers="127.0.0.1:0"), "--peers: .*port 0"),
         (Wishes(peers=","), "--peers: no address"),
         (Wishes(spill="/nowhere"), "--spill: /nowhere is not a directory"),
+        (Wishes(durability="copies=4"), "--durability: 'copies=4' is not known; write auto, none, disk, or copies=1"),
+        (Wishes(durability="disk"), "--durability: disk needs a directory; name it with --spill"),
         (Wishes(node="/nowhere"), "--node: /nowhere does not exist"),
         (Wishes(node="/etc/passwd"), "--node: /etc/passwd is not a socket"),
         (Wishes(malloc="tc"), "--malloc: 'tc'"),
@@ -98,3 +100,9 @@ def test_the_way_to_the_program_imports_nothing_slow() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert found.stdout.strip() == b"[]"
+
+
+def test_durability_reaches_the_engine_as_it_reads_it(tmp_path: Path) -> None:
+    for text, option in [(None, "auto"), ("none", "none"), ("copies=2", {"copies": 2}), ("disk", "disk")]:
+        options = build(Wishes(local="64M", spill=str(tmp_path), durability=text), program="p")
+        assert options["durability"] == option

@@ -16,6 +16,8 @@ pub struct Copy {
     pub holder: HolderId,
     pub version: Version,
     pub digest: Digest,
+    /// Whether another holder has a copy too.
+    pub others: bool,
 }
 
 /// One page on its way home. `W` is whatever the engine knows a getter by.
@@ -58,7 +60,7 @@ impl<W> Localify<W> {
     /// remotified again meanwhile) is told that the table is full: the old flight is about to be found stale.
     pub fn join(&mut self, handle: &Handle, copy: Copy, keep: Keep, waiter: W, deadline_ms: u64) -> Join {
         if let Some(flight) = self.flights.get_mut(handle) {
-            if flight.copy != copy || flight.waiters.len() >= WAITERS_MAX {
+            if flight.copy.version != copy.version || flight.waiters.len() >= WAITERS_MAX {
                 self.joins_refused += 1;
                 return Join::Full;
             }
@@ -145,7 +147,7 @@ mod tests {
     }
 
     fn copy(holder: u16, version: Version) -> Copy {
-        Copy { holder: HolderId(holder), version, digest: Digest(7) }
+        Copy { holder: HolderId(holder), version, digest: Digest(7), others: false }
     }
 
     #[test]

@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 
 use ramster_core::handle::{Handle, HolderId, Version};
+use ramster_core::seal::Tag;
 use ramster_core::tmem::{Flush, FlushOrder};
 use ramster_core::wire::MAX_PAGES;
-use ramster_core::wire::message::{DoneStatus, PutPage, PutStatus};
+use ramster_core::wire::message::{DoneStatus, Found, PutPage, PutStatus};
 use ramster_peer::client::{Event, LinkError};
 
 use crate::links::OpenLink;
@@ -26,6 +27,8 @@ pub struct Bulk {
     flushes: VecDeque<SentFlushes>,
     /// Flushes that have not been sent, oldest first. While there are any, no batch may be sent.
     unsent: VecDeque<Flush>,
+    /// Pages asked for under one request, each until it is answered. None: nothing was asked.
+    asked: Option<Asked>,
     last_request: u64,
     pairs: Vec<(Handle, Version)>,
 }
@@ -36,6 +39,16 @@ struct SentBatch {
     /// None: answered.
     pages: Vec<Option<(Handle, Version)>>,
     bytes: u64,
+    /// Further copies of remote pages.
+    rebuilds: bool,
+}
+
+struct Asked {
+    request: u64,
+    deadline_ms: u64,
+    pages: Vec<(Handle, Version)>,
+    fetched: Vec<Fetched>,
+    done: bool,
 }
 
 struct SentFlushes {
@@ -48,7 +61,26 @@ struct SentFlushes {
 pub struct Answered {
     pub handle: Handle,
     pub version: Version,
+    pub rebuilds: bool,
     pub stored: bool,
+}
+
+/// A page's bytes as they were sealed: kind, tag, bytes.
+pub type SealedBlob = (u8, Tag, Vec<u8>);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotFetched {
+    /// The holder does not have it.
+    Forgotten,
+    /// It did not look.
+    Refused,
+}
+
+/// A page that was asked for, to be copied to another holder.
+pub struct Fetched {
+    pub handle: Handle,
+    pub version: Version,
+    pub what: Result<SealedBlob, NotFetched>,
 }
 
 /// Why the link cannot be used any more, or not as hoped.
@@ -64,7 +96,7 @@ pub enum Trouble {
 impl Bulk {
     pub fn new(holder: HolderId, link: OpenLink) -> Self {
         let (batches, flushes, unsent) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Bulk { holder, link, batches, flushes, unsent, last_request: 0, pairs: Vec::new() }
+        Bulk { holder, link, batches, flushes, unsent, asked: None, last_request: 0, pairs: Vec::new() }
     }
 
     pub fn has_room_for_batch(&self) -> bool {
@@ -72,7 +104,7 @@ impl Bulk {
     }
 
     pub fn is_busy(&self) -> bool {
-        !self.batches.is_empty() || !self.flushes.is_empty() || !self.unsent.is_empty()
+        !self.batches.is_empty() || !self.flushes.is_empty() || !self.unsent.is_empty() || self.asked.is_some()
     }
 
     /// What the holder has left, less what is on its way there.
@@ -80,8 +112,8 @@ impl Bulk {
         self.link.holder_free_bytes().saturating_sub(self.batches.iter().map(|batch| batch.bytes).sum())
     }
 
-    /// False: nothing was sent and the pages are the caller's to take back.
-    pub fn send_batch(&mut self, pages: &[PutPage<'_>], now_ms: u64) -> Result<bool, Trouble> {
+    /// `rebuilds` says that these are further copies of remote pages. False: nothing was sent and the pages are the caller's to take back.
+    pub fn send_batch(&mut self, pages: &[PutPage<'_>], rebuilds: bool, now_ms: u64) -> Result<bool, Trouble> {
         self.last_request += 1;
         let request = self.last_request;
         match self.link.send_put(request, pages) {
@@ -91,8 +123,38 @@ impl Bulk {
         }
         let bytes = pages.iter().map(|page| page.blob.bytes.len() as u64).sum();
         let pages = pages.iter().map(|page| Some((page.handle, page.version))).collect();
-        self.batches.push_back(SentBatch { request, deadline_ms: now_ms + ANSWER_MS, pages, bytes });
+        self.batches.push_back(SentBatch { request, deadline_ms: now_ms + ANSWER_MS, pages, bytes, rebuilds });
         Ok(true)
+    }
+
+    /// Asks for pages that are to be copied to another holder; one request at a time. False: not now.
+    pub fn ask(&mut self, pages: &[(Handle, Version)], now_ms: u64) -> Result<bool, Trouble> {
+        if self.asked.is_some() {
+            return Ok(false);
+        }
+        self.last_request += 1;
+        match self.link.send_get(self.last_request, pages) {
+            Ok(()) => {}
+            Err(LinkError::Local(_)) => return Ok(false),
+            Err(error) => return Err(Trouble::Broken(error)),
+        }
+        let (pages, fetched) = (pages.to_vec(), Vec::with_capacity(pages.len()));
+        self.asked = Some(Asked { request: self.last_request, deadline_ms: now_ms + ANSWER_MS, pages, fetched, done: false });
+        Ok(true)
+    }
+
+    /// All that was asked for, once, when it has come.
+    pub fn take_fetched(&mut self) -> Option<Vec<Fetched>> {
+        self.asked.take_if(|asked| asked.done).map(|asked| asked.fetched)
+    }
+
+    pub fn is_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Further copies are on their way to this holder.
+    pub fn is_rebuilding(&self) -> bool {
+        self.batches.iter().any(|batch| batch.rebuilds)
     }
 
     /// Takes flushes on, to be sent in this order and ahead of any later batch.
@@ -132,22 +194,34 @@ impl Bulk {
 
     /// Takes what has come; the fate of each page that was answered goes to `answered`.
     pub fn receive(&mut self, answered: &mut Vec<Answered>) -> Result<(), Trouble> {
-        let (batches, flushes) = (&mut self.batches, &mut self.flushes);
+        let (batches, flushes, asked) = (&mut self.batches, &mut self.flushes, &mut self.asked);
         let mut gone = false;
         let received = self.link.on_readable(&mut |event| match event {
             Event::Put { request, index, status } => {
-                let batch = batches.iter_mut().find(|batch| batch.request == request);
-                if let Some((handle, version)) = batch.and_then(|batch| batch.pages.get_mut(index)).and_then(Option::take) {
+                let Some(batch) = batches.iter_mut().find(|batch| batch.request == request) else { return };
+                if let Some((handle, version)) = batch.pages.get_mut(index).and_then(Option::take) {
                     gone |= status == PutStatus::Gone;
-                    answered.push(Answered { handle, version, stored: status == PutStatus::Stored });
+                    let (rebuilds, stored) = (batch.rebuilds, status == PutStatus::Stored);
+                    answered.push(Answered { handle, version, rebuilds, stored });
                 }
             }
             Event::Done { request, status, .. } => {
                 gone |= status == DoneStatus::Gone;
                 batches.retain(|batch| batch.request != request);
                 flushes.retain(|sent| sent.request != request);
+                asked.iter_mut().filter(|asked| asked.request == request).for_each(|asked| asked.done = true);
             }
-            Event::Page { .. } => {}
+            Event::Page { request, index, found } => {
+                let Some(asked) = asked.as_mut().filter(|asked| asked.request == request) else { return };
+                if let Some((handle, version)) = asked.pages.get(index).copied() {
+                    let what = match found {
+                        Found::Hit { version: held, blob } if held == version => Ok((blob.kind, blob.tag, blob.bytes.to_vec())),
+                        Found::Refused => Err(NotFetched::Refused),
+                        _ => Err(NotFetched::Forgotten),
+                    };
+                    asked.fetched.push(Fetched { handle, version, what });
+                }
+            }
         });
         received.map_err(Trouble::Broken)?;
         if self.link.has_unsent() {
@@ -160,12 +234,15 @@ impl Bulk {
     pub fn deadline_ms(&self) -> Option<u64> {
         let batch = self.batches.front().map(|batch| batch.deadline_ms);
         let flush = self.flushes.front().map(|sent| sent.deadline_ms);
-        batch.into_iter().chain(flush).min()
+        let asked = self.asked.as_ref().map(|asked| asked.deadline_ms);
+        batch.into_iter().chain(flush).chain(asked).min()
     }
 
-    /// The link is dead: which pages were never answered, and which flushes may not have been heard.
-    pub fn take_apart(self, unanswered: &mut Vec<(Handle, Version)>, orders: &mut Vec<FlushOrder>) {
-        unanswered.extend(self.batches.into_iter().flat_map(|batch| batch.pages).flatten());
+    /// The link is dead: which pages were never answered (true: further copies), and which flushes may not have been heard.
+    pub fn take_apart(self, unanswered: &mut Vec<(Handle, Version, bool)>, orders: &mut Vec<FlushOrder>) {
+        for SentBatch { pages, rebuilds, .. } in self.batches {
+            unanswered.extend(pages.into_iter().flatten().map(|(handle, version)| (handle, version, rebuilds)));
+        }
         let holder = self.holder;
         let flushes = self.flushes.into_iter().flat_map(|sent| sent.orders).chain(self.unsent);
         orders.extend(flushes.map(|what| FlushOrder { holder, what }));

@@ -21,7 +21,7 @@ use crate::blocking::Waiter;
 use crate::fork::Forks;
 use crate::holders::Holders;
 use crate::lane::{Lane, LaneCore};
-use crate::options::{CodecName, Directives, Options, StartError};
+use crate::options::{CodecName, Directives, Durability, Options, StartError};
 use crate::putter::Putter;
 use crate::random::{random_bytes, random_u64s};
 use crate::seals::Seals;
@@ -83,6 +83,9 @@ pub(crate) struct Limits {
     pub(crate) remotify: AtomicBool,
     codec: AtomicU64,
     remote_codec: AtomicU64,
+    durability: AtomicU64,
+    /// Copies of pages were lost, and the remotifier has not looked yet.
+    pub(crate) thinned: AtomicBool,
     /// A put over the limit waits or is refused (pools); otherwise it is taken as long as there is memory (the pager, which has nothing better).
     hard: bool,
     /// The remotifier found nowhere to put pages; it looks again then.
@@ -110,6 +113,7 @@ impl Engine {
             None => None,
             Some(dir) => Some(Spill::open(dir).map_err(|error| failed(&format!("spill directory {}", dir.display()), error))?),
         };
+        options.durability.check(spill.is_some())?;
         let holders = Holders::new();
         if holders.set_peers(&options.peers) > 0 {
             let bad = options.peers.iter().find(|peer| peer.socket_addr().is_none()).map_or("", |peer| &peer.address);
@@ -180,6 +184,8 @@ impl Engine {
         set(&limits.store_limit_bytes, directives.store_bytes);
         set(&limits.codec, directives.codec.map(|codec| codec as u64));
         set(&limits.remote_codec, directives.remote_codec.map(|codec| codec as u64));
+        let durability = directives.durability.filter(|durability| durability.check(self.spill.is_some()).is_ok());
+        set(&limits.durability, durability.map(Durability::to_number));
         if let Some(remotify) = directives.remotify {
             limits.remotify.store(remotify, Relaxed);
         }
@@ -314,10 +320,25 @@ impl Engine {
         self.spill.is_some() || (self.limits.remotify.load(Relaxed) && self.holders.any_listed())
     }
 
-    /// Its pages are lost, what was on its way there is local again. Returns how many were lost.
-    pub(crate) fn holder_died(&self, holder: HolderId) -> u64 {
+    /// What only it had is lost, what was on its way there is local again. Returns how many pages were lost, and how many have a copy less.
+    pub(crate) fn holder_died(&self, holder: HolderId) -> (u64, u64) {
         self.stats.add(Stat::HoldersDied, 1);
-        self.with_tmem(|tmem| tmem.holder_died(holder))
+        let (lost, thinned) = self.with_tmem(|tmem| {
+            let before = tmem.counters().copies_lost;
+            let lost = tmem.holder_died(holder);
+            (lost, tmem.counters().copies_lost - before)
+        });
+        if thinned > 0 {
+            self.note_thinned();
+        }
+        (lost, thinned)
+    }
+
+    /// To be called when copies were lost, without the lock: the remotifier makes new ones.
+    pub(crate) fn note_thinned(&self) {
+        if !self.limits.thinned.swap(true, SeqCst) {
+            self.threads.wake_remotifier(self);
+        }
     }
 
     pub(crate) fn new_packer(&self) -> Packer {
@@ -330,6 +351,10 @@ impl Engine {
 
     pub(crate) fn remote_codec(&self) -> Option<Codec> {
         CodecName::from_number(self.limits.remote_codec.load(Relaxed)).map(CodecName::codec)
+    }
+
+    pub(crate) fn durability(&self) -> Durability {
+        Durability::from_number(self.limits.durability.load(Relaxed))
     }
 
     pub(crate) fn pages_away(&self) -> u64 {
@@ -424,6 +449,8 @@ impl Limits {
             remotify: AtomicBool::new(true),
             codec: AtomicU64::new(options.codec as u64),
             remote_codec: AtomicU64::new(options.remote_codec.map_or(u64::MAX, |codec| codec as u64)),
+            durability: AtomicU64::new(options.durability.to_number()),
+            thinned: AtomicBool::new(false),
             hard,
             stuck_until_ms: AtomicU64::new(0),
             room: Bell::new(),
@@ -474,6 +501,9 @@ impl Guarded {
                 (Stat::PagesLost, now.pages_lost, before.pages_lost),
                 (Stat::PagesEvicted, now.pages_evicted, before.pages_evicted),
                 (Stat::PagesRepatriated, now.pages_repatriated, before.pages_repatriated),
+                (Stat::CopiesLost, now.copies_lost, before.copies_lost),
+                (Stat::CopiesRebuilt, now.copies_rebuilt, before.copies_rebuilt),
+                (Stat::SitesRefused, now.sites_refused, before.sites_refused),
             ] {
                 stats.add(stat, new - old);
             }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use ramster_core::backend::{Keep, Loss};
 use ramster_core::compress::Kind;
 use ramster_core::handle::{Handle, HolderId, Version};
-use ramster_core::page::Digest;
+use ramster_core::localify::Copy;
 use ramster_core::seal::Tag;
+use ramster_core::tmem::COPIES_MAX;
 use ramster_core::wire::MAX_PAGES;
 use ramster_core::wire::message::{Found, Role};
 use ramster_peer::client::{Event, LinkError};
@@ -24,6 +25,8 @@ use crate::statblock::Stat;
 const MAX_FETCHES: usize = 16_384;
 /// A holder with too many links, or one that takes no more requests: soon again, but not in a spin.
 const NOT_NOW_MS: u64 = 50;
+/// A holder that has not answered by then is not waited for where another has the page too. Longer than a busy machine keeps a process waiting as a rule.
+const ELSEWHERE_MS: u64 = 250;
 
 /// One page that somebody waits for.
 #[derive(Clone, Copy)]
@@ -31,10 +34,12 @@ pub struct Fetch {
     pub token: u64,
     pub handle: Handle,
     pub keep: Keep,
-    pub version: Version,
-    holder: HolderId,
-    pub digest: Digest,
+    pub copy: Copy,
     deadline_ms: u64,
+    /// When to ask another holder, if there is one.
+    elsewhere_ms: u64,
+    /// Holders asked before this one.
+    hops: u8,
     state: State,
 }
 
@@ -50,13 +55,20 @@ enum State {
 }
 
 impl Fetch {
-    pub fn new(handle: Handle, keep: Keep, holder: HolderId, version: Version, digest: Digest, deadline_ms: u64) -> Self {
-        Fetch { token: 0, handle, keep, version, holder, digest, deadline_ms, state: State::Queued(0) }
+    pub fn new(handle: Handle, keep: Keep, copy: Copy, deadline_ms: u64) -> Self {
+        Fetch { token: 0, handle, keep, copy, deadline_ms, elsewhere_ms: u64::MAX, hops: 0, state: State::Queued(0) }
     }
 
-    /// The same wait, for the page where it is now.
-    pub fn elsewhere(&self, holder: HolderId, version: Version, digest: Digest) -> Self {
-        Fetch { holder, version, digest, state: State::Queued(0), ..*self }
+    /// The same wait, for the page where it is now, or for another copy of it.
+    pub fn elsewhere(&self, copy: Copy, now_ms: u64) -> Self {
+        let hops = self.hops.wrapping_add(1);
+        // All have been asked and none can answer now: not in a spin.
+        let round = usize::from(hops).is_multiple_of(COPIES_MAX);
+        Fetch { copy, hops, state: State::Queued(if round { now_ms + NOT_NOW_MS } else { 0 }), ..*self }
+    }
+
+    pub fn is_overdue(&self, now_ms: u64) -> bool {
+        self.deadline_ms <= now_ms
     }
 }
 
@@ -111,9 +123,10 @@ impl Fetches {
         self.last_token += 1;
         let mut fetch = Fetch { token: self.last_token, ..fetch };
         // Not one that frees: the first of two would free what the second was promised.
-        let same = |other: &&Fetch| other.handle == fetch.handle && other.version == fetch.version && other.keep == fetch.keep;
+        let same =
+            |other: &&Fetch| other.handle == fetch.handle && other.copy.version == fetch.copy.version && other.keep == fetch.keep;
         if let Some(other) = self.waiting.iter().find(same).filter(|other| other.keep != Keep::Free) {
-            fetch.state = other.state;
+            (fetch.copy, fetch.elsewhere_ms, fetch.hops, fetch.state) = (other.copy, other.elsewhere_ms, other.hops, other.state);
             engine.stats().add(Stat::GetsJoined, 1);
         }
         self.waiting.push(fetch);
@@ -126,10 +139,13 @@ impl Fetches {
             return false;
         }
         let now = now_ms();
-        while let Some(holder) = self.waiting.iter().find(|fetch| is_due(fetch, now)).map(|fetch| fetch.holder) {
+        while let Some(holder) = self.waiting.iter().find(|fetch| is_due(fetch, now)).map(|fetch| fetch.copy.holder) {
             match self.link(engine, holder) {
                 Ok(link_index) => self.send_to(link_index, now),
-                Err(NoLink::NotNow) => self.for_each_at(holder, |fetch| fetch.state = State::Queued(now + NOT_NOW_MS)),
+                Err(NoLink::NotNow) => self.for_each_at(holder, |fetch| {
+                    let failed = fetch.copy.others && matches!(fetch.state, State::Queued(_));
+                    fetch.state = if failed { State::Failed(Loss::Deadline) } else { State::Queued(now + NOT_NOW_MS) };
+                }),
                 Err(NoLink::Died) => self.for_each_at(holder, |fetch| fetch.state = State::Failed(Loss::HolderDied)),
             }
         }
@@ -161,7 +177,8 @@ impl Fetches {
             let fetch = self.waiting[index];
             let why = match fetch.state {
                 State::Failed(why) => Some(why),
-                _ if fetch.deadline_ms <= now_ms => Some(Loss::Deadline),
+                _ if fetch.is_overdue(now_ms) => Some(Loss::Deadline),
+                State::Sent { .. } if fetch.elsewhere_ms <= now_ms => Some(Loss::Deadline),
                 _ => None,
             };
             match why {
@@ -178,7 +195,7 @@ impl Fetches {
         let due = |fetch: &Fetch| match fetch.state {
             State::Failed(_) => 0,
             State::Queued(not_before_ms) => not_before_ms.min(fetch.deadline_ms),
-            State::Sent { .. } => fetch.deadline_ms,
+            State::Sent { .. } => fetch.deadline_ms.min(fetch.elsewhere_ms),
         };
         self.waiting.iter().map(due).min()
     }
@@ -189,9 +206,11 @@ impl Fetches {
         self.last_request += 1;
         let request = self.last_request;
         self.wanted.clear();
-        for fetch in self.waiting.iter_mut().filter(|fetch| fetch.holder == holder && is_due(fetch, now_ms)).take(MAX_PAGES) {
+        for fetch in self.waiting.iter_mut().filter(|fetch| fetch.copy.holder == holder && is_due(fetch, now_ms)).take(MAX_PAGES)
+        {
             fetch.state = State::Sent { request, index: self.wanted.len() as u16 };
-            self.wanted.push((fetch.handle, fetch.version));
+            fetch.elsewhere_ms = if fetch.copy.others { now_ms + ELSEWHERE_MS } else { u64::MAX };
+            self.wanted.push((fetch.handle, fetch.copy.version));
         }
         let sent = link.send_get(request, &self.wanted);
         if sent.is_ok() {
@@ -201,7 +220,7 @@ impl Fetches {
             return;
         }
         for fetch in &mut self.waiting {
-            if matches!(fetch.state, State::Sent { request: other, .. } if other == request && fetch.holder == holder) {
+            if matches!(fetch.state, State::Sent { request: other, .. } if other == request && fetch.copy.holder == holder) {
                 fetch.state = State::Queued(now_ms + NOT_NOW_MS);
             }
         }
@@ -245,7 +264,7 @@ impl Fetches {
     }
 
     fn for_each_at(&mut self, holder: HolderId, change: impl Fn(&mut Fetch)) {
-        self.waiting.iter_mut().filter(|fetch| fetch.holder == holder).for_each(change);
+        self.waiting.iter_mut().filter(|fetch| fetch.copy.holder == holder).for_each(change);
     }
 }
 
@@ -273,7 +292,7 @@ fn page_came(waiting: &mut Vec<Fetch>, answered: State, found: &Found<'_>, now_m
     while let Some(index) = waiting.iter().position(|fetch| fetch.state == answered) {
         let fetch = waiting.swap_remove(index);
         let bytes = match found {
-            Found::Hit { version, blob } if *version == fetch.version => match Kind::from_tag(blob.kind) {
+            Found::Hit { version, blob } if *version == fetch.copy.version => match Kind::from_tag(blob.kind) {
                 Some(kind) => Ok(Sealed { kind, tag: blob.tag, bytes: blob.bytes }),
                 None => Err(Loss::Corrupt),
             },

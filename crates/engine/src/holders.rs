@@ -3,6 +3,8 @@
 
 use std::net::SocketAddr;
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use ramster_core::handle::HolderId;
 use ramster_sys::lock::Lock;
 
@@ -17,6 +19,8 @@ const RETRY_MS: u64 = 2000;
 const SILENT_MS: u64 = 200;
 /// A dead machine that does not even refuse costs a connect timeout each time: after a few tries once in a minute is enough.
 const RETRY_DOUBLINGS: u32 = 5;
+/// For that long pages that others have too are not asked of a holder that did not answer in time.
+const SLOW_MS: u64 = 2000;
 
 #[derive(Clone, Debug)]
 pub struct Holder {
@@ -30,6 +34,8 @@ pub struct Holder {
     pub failures: u32,
     /// Connects have timed out since then.
     pub silent_since_ms: Option<u64>,
+    /// Others that have a page are asked first until then.
+    pub slow_until_ms: u64,
     /// It refused pages for lack of room: none are offered before that time.
     pub full_until_ms: u64,
     /// Which life of the holder and which stay of ours in it, and the ticket of the link that heard so.
@@ -41,6 +47,8 @@ pub struct Holder {
 pub struct Holders {
     /// Holder n is at index n - 1.
     list: Lock<Vec<Holder>>,
+    /// Until then some holder is slow: a load for every get of a page with several copies.
+    any_slow_until_ms: AtomicU64,
 }
 
 impl Holder {
@@ -52,6 +60,7 @@ impl Holder {
             down_until_ms: 0,
             failures: 0,
             silent_since_ms: None,
+            slow_until_ms: 0,
             full_until_ms: 0,
             account: None,
             free_bytes: None,
@@ -61,7 +70,7 @@ impl Holder {
 
 impl Holders {
     pub fn new() -> Self {
-        Holders { list: Lock::new(Vec::new()) }
+        Holders { list: Lock::new(Vec::new()), any_slow_until_ms: AtomicU64::new(0) }
     }
 
     /// From now on pages go to these. Those that are no longer listed keep what they hold. Returns how many could not be used.
@@ -75,7 +84,14 @@ impl Holders {
                 continue;
             };
             match list.iter().position(|holder| holder.address == address) {
-                Some(index) => (list[index].node, list[index].listed) = (peer.node, true),
+                Some(index) => {
+                    let known = &mut list[index];
+                    known.listed = true;
+                    // What it said itself counts for more.
+                    if known.account.is_none() {
+                        known.node = peer.node;
+                    }
+                }
                 None if list.len() < MAX_HOLDERS => {
                     list.push(Holder::new(peer.node, address));
                 }
@@ -106,6 +122,17 @@ impl Holders {
         out.clear();
         let list = self.list.lock();
         out.extend(list.iter().enumerate().map(|(index, holder)| (HolderId(index as u16 + 1), holder.clone())));
+    }
+
+    /// It did not answer in time for a page that another holder has too.
+    pub fn slow(&self, holder: HolderId, now_ms: u64) {
+        self.update(holder, |entry| entry.slow_until_ms = now_ms + SLOW_MS);
+        self.any_slow_until_ms.fetch_max(now_ms + SLOW_MS, Relaxed);
+    }
+
+    /// Not to be asked, if another can be.
+    pub fn is_slow(&self, holder: HolderId, now_ms: u64) -> bool {
+        self.any_slow_until_ms.load(Relaxed) > now_ms && self.get(holder).is_some_and(|entry| entry.slow_until_ms > now_ms)
     }
 
     /// A connect timed out. Somebody waits for a page, so the next one is soon; and it is the same holder when it speaks again.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use ramster_core::backend::{Get, Keep, Loss, Lost};
 use ramster_core::compress::{Packed, Packer, fill};
-use ramster_core::handle::{Handle, HolderId, Version};
+use ramster_core::handle::Handle;
 use ramster_core::localify::Copy;
-use ramster_core::page::{Digest, PAGE_BYTES, Page};
+use ramster_core::page::{PAGE_BYTES, Page};
 use ramster_core::seal::TAG_BYTES;
-use ramster_core::tmem::{Answer, Copied, Fetched, Unfetched};
+use ramster_core::tmem::{Answer, COPIES_MAX, Copied, Fetched, Unfetched};
 use rustix::fd::BorrowedFd;
 
 use crate::clock::now_ms;
@@ -126,7 +126,7 @@ enum Outcome {
     Hit,
     Miss,
     Lost(Lost),
-    Away { holder: HolderId, version: Version, digest: Digest },
+    Away(Copy),
 }
 
 impl LaneCore {
@@ -159,13 +159,13 @@ impl LaneCore {
             Outcome::Hit => Looked::Done(Ok(Get::Hit)),
             Outcome::Miss => Looked::Done(Ok(Get::Miss)),
             Outcome::Lost(lost) => Looked::Done(Err(lost)),
-            Outcome::Away { holder, version, digest } => Looked::Away(Copy { holder, version, digest }),
+            Outcome::Away(copy) => Looked::Away(copy),
         }
     }
 
     pub(crate) fn queue(&mut self, engine: &Engine, handle: &Handle, copy: Copy, keep: Keep) -> Option<u64> {
         let deadline_ms = now_ms() + engine.get_deadline_ms();
-        self.fetches.queue(engine, Fetch::new(*handle, keep, copy.holder, copy.version, copy.digest, deadline_ms))
+        self.fetches.queue(engine, Fetch::new(*handle, keep, copy, deadline_ms))
     }
 
     fn get_few(&mut self, engine: &Engine, handles: &[Handle], keep: Keep, pages: &mut [&mut Page], outcomes: &mut Vec<LaneGet>) {
@@ -189,10 +189,9 @@ impl LaneCore {
             Outcome::Hit => LaneGet::Hit,
             Outcome::Miss => LaneGet::Miss,
             Outcome::Lost(lost) => LaneGet::Lost(lost),
-            Outcome::Away { holder, version, digest } => match self.queue(engine, handle, Copy { holder, version, digest }, keep)
-            {
+            Outcome::Away(copy) => match self.queue(engine, handle, copy, keep) {
                 Some(token) => LaneGet::Pending(token),
-                None => LaneGet::Lost(Lost { handle: *handle, holder: Some(holder), why: Loss::Deadline }),
+                None => LaneGet::Lost(Lost { handle: *handle, holder: Some(copy.holder), why: Loss::Deadline }),
             },
         }
     }
@@ -202,11 +201,11 @@ impl LaneCore {
         let mut delivered = 0;
         loop {
             fetches.receive(now_ms, &mut |fetch, bytes| {
-                let arrival = match unpacker.land(engine, fetch, bytes, &mut copied[0], page) {
+                let arrival = match unpacker.land(engine, (fetch, now_ms), bytes, &mut copied[0], page) {
                     Outcome::Hit => Arrival::Page(page),
                     Outcome::Miss => Arrival::Miss,
                     Outcome::Lost(lost) => Arrival::Lost(lost),
-                    Outcome::Away { holder, version, digest } => return Some(fetch.elsewhere(holder, version, digest)),
+                    Outcome::Away(copy) => return Some(fetch.elsewhere(copy, now_ms)),
                 };
                 delivered += 1;
                 deliver(fetch.token, &fetch.handle, arrival);
@@ -235,7 +234,7 @@ impl Unpacker {
     ) -> Outcome {
         let mut answer = answer;
         loop {
-            let (version, digest) = match answer {
+            let copy = match answer {
                 Answer::Local => {
                     return match self.packer.unpack(copied.packed(), page) {
                         Ok(()) => Outcome::Hit,
@@ -251,48 +250,75 @@ impl Unpacker {
                 }
                 Answer::Miss => return Outcome::Miss,
                 Answer::Lost(lost) => return Outcome::Lost(lost),
-                Answer::RemoteAt { holder: SPILL, version, digest } => (version, digest),
-                Answer::RemoteAt { holder, version, digest } => return Outcome::Away { holder, version, digest },
-            };
-            let read = engine.spill().and_then(|spill| spill.read(handle, version, &mut self.spilled));
-            let unpacked = match read {
-                Some(Ok(read)) => {
-                    let packed = Packed { kind: read.kind, digest, bytes: &self.spilled[..read.len] };
-                    self.packer.unpack(packed, page).map_err(|_| Loss::SpillFailed)
+                Answer::RemoteAt { holder, version, digest, others } => {
+                    prefer(engine, handle, Copy { holder, version, digest, others })
                 }
-                Some(Err(_)) | None => Err(Loss::SpillFailed),
             };
-            match conclude(engine, handle, version, keep, unpacked, None) {
-                Some(outcome) => {
-                    engine.stats().add(Stat::PagesUnspilled, u64::from(matches!(outcome, Outcome::Hit)));
-                    return outcome;
-                }
+            match self.unspill(engine, handle, keep, copy, page) {
+                Some(outcome) => return outcome,
                 None => answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied)),
             }
         }
+    }
+
+    /// The page, if that copy is the spill file's; otherwise which copy to fetch. None: it was put or flushed meanwhile.
+    fn unspill(&mut self, engine: &Engine, handle: &Handle, keep: Keep, copy: Copy, page: &mut Page) -> Option<Outcome> {
+        if copy.holder != SPILL {
+            return Some(Outcome::Away(copy));
+        }
+        let read = engine.spill().and_then(|spill| spill.read(handle, copy.version, &mut self.spilled));
+        let unpacked = match read {
+            Some(Ok(read)) => {
+                let packed = Packed { kind: read.kind, digest: copy.digest, bytes: &self.spilled[..read.len] };
+                self.packer.unpack(packed, page).map_err(|_| Loss::SpillFailed)
+            }
+            Some(Err(_)) | None => Err(Loss::SpillFailed),
+        };
+        // Another copy, if there is one, is a peer's: this one has just been found bad.
+        let outcome = conclude(engine, handle, &copy, keep, unpacked, None)?;
+        engine.stats().add(Stat::PagesUnspilled, u64::from(matches!(outcome, Outcome::Hit)));
+        Some(outcome)
     }
 
     /// From what a holder said to a page. The page may have been put or flushed meanwhile: then it is looked up again, never older bytes delivered.
     fn land(
         &mut self,
         engine: &Engine,
-        fetch: &Fetch,
+        (fetch, now_ms): (&Fetch, u64),
         sealed: Result<Sealed<'_>, Loss>,
         copied: &mut Copied,
         page: &mut Page,
     ) -> Outcome {
-        let (handle, keep) = (&fetch.handle, fetch.keep);
+        let (handle, keep, copy) = (&fetch.handle, fetch.keep, &fetch.copy);
         let (packer, opened) = (&mut self.packer, &mut self.opened);
         let packed = sealed.and_then(|Sealed { kind, tag, bytes }| {
-            let opened = engine.seals().open(handle, fetch.version, kind, &tag, bytes, opened);
+            let opened = engine.seals().open(handle, copy.version, kind, &tag, bytes, opened);
             // The digest is our own: what the holder says of it would prove nothing.
-            opened.map(|bytes| Packed { kind, digest: fetch.digest, bytes }).map_err(|_| Loss::Corrupt)
+            opened.map(|bytes| Packed { kind, digest: copy.digest, bytes }).map_err(|_| Loss::Corrupt)
         });
         let unpacked = packed.and_then(|packed| packer.unpack(packed, page).map_err(|_| Loss::Corrupt));
-        let outcome = conclude(engine, handle, fetch.version, keep, unpacked, packed.ok());
+        let late = sealed.err() == Some(Loss::Deadline);
+        let overdue = fetch.is_overdue(now_ms);
+        let outcome = match conclude(engine, handle, copy, keep, unpacked, packed.ok()) {
+            Some(Outcome::Away(_)) if late && overdue => {
+                Some(Outcome::Lost(Lost { handle: *handle, holder: Some(copy.holder), why: Loss::Deadline }))
+            }
+            // It was only time to ask somebody else, and nobody else has it any more.
+            Some(Outcome::Lost(_)) if late && !overdue => Some(Outcome::Away(Copy { others: false, ..*copy })),
+            Some(Outcome::Away(other)) => {
+                if late {
+                    engine.holders().slow(copy.holder, now_ms);
+                }
+                engine.stats().add(Stat::GetsElsewhere, 1);
+                self.unspill(engine, handle, keep, other, page)
+            }
+            outcome => {
+                engine.stats().add(Stat::PagesLocalified, u64::from(matches!(outcome, Some(Outcome::Hit))));
+                outcome
+            }
+        };
         if let Some(outcome) = outcome {
-            engine.stats().add(Stat::GetsDeadline, u64::from(sealed.err() == Some(Loss::Deadline)));
-            engine.stats().add(Stat::PagesLocalified, u64::from(matches!(outcome, Outcome::Hit)));
+            engine.stats().add(Stat::GetsDeadline, u64::from(late && overdue && !matches!(outcome, Outcome::Hit)));
             return outcome;
         }
         // Who asked for the copy that is gone may want this one no more (discarded and written anew meanwhile): it must not be the last.
@@ -302,17 +328,32 @@ impl Unpacker {
     }
 }
 
+/// A holder that did not answer just now is asked only if nobody else has the page.
+fn prefer(engine: &Engine, handle: &Handle, copy: Copy) -> Copy {
+    let now = now_ms();
+    let mut holder = copy.holder;
+    for _ in 1..COPIES_MAX {
+        if !copy.others || !engine.holders().is_slow(holder, now) {
+            break;
+        }
+        holder = engine.with_tmem(|tmem| tmem.other_copy(handle, copy.version, holder)).unwrap_or(holder);
+    }
+    Copy { holder, ..copy }
+}
+
 /// Tells tmem how a fetch ended, and asks it whether that still matters. None: the page was put or flushed meanwhile.
 fn conclude(
     engine: &Engine,
     handle: &Handle,
-    version: Version,
+    copy: &Copy,
     keep: Keep,
     unpacked: Result<(), Loss>,
     packed: Option<Packed<'_>>,
 ) -> Option<Outcome> {
     let has_room = || engine.store_bytes() < engine.limits.soft_limit_bytes() / 4 * 3;
-    engine.with_tmem(|tmem| match unpacked {
+    let version = copy.version;
+    let mut thinned = false;
+    let outcome = engine.with_tmem(|tmem| match unpacked {
         Ok(()) => {
             let current = tmem.localified(handle, version, keep) == Fetched::Current;
             // Kept by somebody who will ask again: it moves home when there is room.
@@ -321,10 +362,18 @@ fn conclude(
             }
             current.then_some(Outcome::Hit)
         }
-        Err(why) => match tmem.unfetched(handle, version, why) {
+        Err(why) => match tmem.unfetched(handle, version, copy.holder, why) {
             Unfetched::Stale => None,
+            Unfetched::Elsewhere(holder) => {
+                thinned = why != Loss::Deadline;
+                Some(Outcome::Away(Copy { holder, ..*copy }))
+            }
             Unfetched::Miss => Some(Outcome::Miss),
             Unfetched::Lost(lost) => Some(Outcome::Lost(lost)),
         },
-    })
+    });
+    if thinned {
+        engine.note_thinned();
+    }
+    outcome
 }

@@ -121,10 +121,12 @@ fn compare_account(engine: &Engine, holder: HolderId, link: &Link, ticket: u64) 
 }
 
 fn forget(engine: &Engine, holder: HolderId, why: &str) {
-    let lost = engine.holder_died(holder);
-    if lost > 0 {
+    let (lost, thinned) = engine.holder_died(holder);
+    if lost + thinned > 0 {
         let (node, address) =
             engine.holders().get(holder).map_or((0, String::new()), |entry| (entry.node, entry.address.to_string()));
-        say(format_args!("node {node} at {address}: {why}; {lost} pages that it held are lost"));
+        say(format_args!(
+            "node {node} at {address}: {why}; of the pages that it held {lost} are lost and {thinned} have another copy"
+        ));
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ramster_core::compress::Codec;
+use ramster_core::tmem::COPIES_MAX;
 use serde::{Deserialize, Serialize};
 
 /// Fixed for the life of the process. In the preload library it comes as JSON in `RAMSTER_OPTIONS`; an unknown key is an error.
@@ -19,6 +20,7 @@ pub struct Options {
     pub store_bytes: Option<u64>,
     pub peers: Vec<PeerAddr>,
     pub spill_dir: Option<PathBuf>,
+    pub durability: Durability,
     pub stat_block: Option<PathBuf>,
     pub node_socket: Option<PathBuf>,
     /// The local node's id: part of the owner identity that holders see.
@@ -43,6 +45,7 @@ impl Default for Options {
             store_bytes: None,
             peers: Vec::new(),
             spill_dir: None,
+            durability: Durability::None,
             stat_block: None,
             node_socket: None,
             node: 0,
@@ -67,6 +70,52 @@ pub struct PeerAddr {
 impl PeerAddr {
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         self.address.parse().ok()
+    }
+}
+
+/// What a page needs before its last local copy goes. In JSON: `"none"`, `"disk"`, `"auto"`, `{"copies": 2}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// One copy, at a peer or, where none takes it, in the spill file. The death of that peer loses it.
+    None,
+    /// A copy in the spill file, and one at a peer if one takes it, which is asked first.
+    Disk,
+    /// Two copies where two peers are listed; otherwise as `Disk` if there is a spill file and as `None` if not.
+    Auto,
+    /// That many on different nodes, at most [`COPIES_MAX`]. What peers do not take the spill file does; without one, pages stay here.
+    Copies(u8),
+}
+
+impl Durability {
+    pub(crate) fn to_number(self) -> u64 {
+        match self {
+            Durability::None => 0,
+            Durability::Copies(copies) => u64::from(copies),
+            Durability::Disk => 1 << 8,
+            Durability::Auto => 2 << 8,
+        }
+    }
+
+    pub(crate) fn from_number(number: u64) -> Durability {
+        match number {
+            0 => Durability::None,
+            0x100 => Durability::Disk,
+            0x200 => Durability::Auto,
+            copies => Durability::Copies(copies as u8),
+        }
+    }
+
+    pub(crate) fn check(self, has_spill: bool) -> Result<(), StartError> {
+        match self {
+            Durability::Copies(copies) if !(1..=COPIES_MAX).contains(&usize::from(copies)) => {
+                Err(StartError(format!("durability: copies={copies}; write copies=1 to copies={COPIES_MAX}")))
+            }
+            Durability::Disk if !has_spill => {
+                Err(StartError("durability: disk needs a directory; name it with spill".to_owned()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -101,6 +150,8 @@ pub struct Directives {
     pub remotify: Option<bool>,
     pub codec: Option<CodecName>,
     pub remote_codec: Option<CodecName>,
+    /// For what is sent from now on.
+    pub durability: Option<Durability>,
     /// All peers that take pages from now on. One that is missing keeps what it holds.
     pub peers: Option<Vec<PeerAddr>>,
 }

@@ -1,22 +1,24 @@
 //! Step 6: the thread that sends pages away when the store is over its limit, and tells holders what was flushed. Covers the loop and its decisions'
-//! execution; which pages is tmem's choice, which holder `core::remotify`'s. Never frees a page that was not acknowledged. Idle, it sleeps for good.
+//! execution; which pages is tmem's choice, which holders `placement.rs`'s, new copies for lost ones `rebuild.rs`'s. Never frees a page that was not acknowledged
+//! by all its holders. Idle, it sleeps for good.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use ramster_core::handle::{HolderId, PoolKind};
-use ramster_core::remotify::{BATCH_BYTES, BATCH_PAGES, BatchLimit, Room, next_batch, place};
-use ramster_core::tmem::{Batch, FlushOrder};
+use ramster_core::remotify::{BATCH_BYTES, BATCH_PAGES, BatchLimit, next_batch};
+use ramster_core::tmem::{Acknowledged, Batch, FlushOrder, Site};
 use ramster_core::wire::message::Role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::bulk::{Answered, Bulk, Trouble};
 use crate::clock::now_ms;
 use crate::engine::Engine;
-use crate::holders::{Holder, SPILL};
+use crate::holders::SPILL;
 use crate::links::{self, NoLink};
 use crate::packing::Packing;
-use crate::random::Draws;
+use crate::placement::{Choice, Placement};
+use crate::rebuild::Rebuild;
 use crate::statblock::Stat;
 use crate::threads::Wake;
 
@@ -37,14 +39,15 @@ const MAX_TURNS: usize = 16;
 pub struct Remotifier {
     engine: Weak<Engine>,
     wake: Arc<Wake>,
-    bulks: Vec<Bulk>,
+    pub(crate) bulks: Vec<Bulk>,
     batch: Batch,
     packing: Packing,
     orders: Vec<FlushOrder>,
     answered: Vec<Answered>,
-    table: Vec<(HolderId, Holder)>,
-    rooms: Vec<Room>,
-    draws: Draws,
+    pub(crate) placement: Placement,
+    pub(crate) rebuild: Rebuild,
+    /// The spill file takes nothing before that time.
+    disk_full_until_ms: u64,
     /// Under way: goes on to a little below the limit.
     sending: bool,
     flush_at_ms: Option<u64>,
@@ -70,9 +73,9 @@ impl Remotifier {
             packing: Packing::new(engine),
             orders: Vec::new(),
             answered: Vec::new(),
-            table: Vec::new(),
-            rooms: Vec::new(),
-            draws: Draws::new(engine.owner().client as u64),
+            placement: Placement::new(engine),
+            rebuild: Rebuild::default(),
+            disk_full_until_ms: 0,
             sending: false,
             flush_at_ms: None,
         }
@@ -108,14 +111,15 @@ impl Remotifier {
                     break;
                 }
                 Turn::NowhereToPut => {
-                    wait_ms = engine.holders().any_listed().then_some(STUCK_MS);
+                    wait_ms = (engine.holders().any_listed() || engine.spill().is_some()).then_some(STUCK_MS);
                     break;
                 }
             }
         }
+        let rebuild_ms = self.rebuild(engine, now);
         let flush_ms = self.flush_at_ms.map(|at_ms| at_ms.saturating_sub(now));
         let answer_ms = self.bulks.iter().filter_map(Bulk::deadline_ms).min().map(|at_ms| at_ms.saturating_sub(now));
-        [wait_ms, flush_ms, answer_ms].into_iter().flatten().min()
+        [wait_ms, rebuild_ms, flush_ms, answer_ms].into_iter().flatten().min()
     }
 
     fn sleep(&self, wait_ms: Option<u64>) {
@@ -157,22 +161,28 @@ impl Remotifier {
         if self.answered.is_empty() {
             return;
         }
-        let mut stored = 0;
+        let (mut stored, mut remotified) = (0, 0);
         // A lock for every 64: an answer may be about more.
         for answered in self.answered.chunks(LOCKED.pages) {
             engine.with_tmem(|tmem| {
                 for page in answered {
-                    if page.stored {
-                        tmem.acknowledged(&page.handle, page.version, holder);
-                        stored += 1;
-                    } else {
-                        tmem.refused(&page.handle, page.version, holder);
+                    stored += u64::from(page.stored);
+                    match (page.rebuilds, page.stored) {
+                        (false, true) => {
+                            let acknowledged = tmem.acknowledged(&page.handle, page.version, holder);
+                            remotified += u64::from(acknowledged != Acknowledged::Waiting);
+                        }
+                        (false, false) => tmem.refused(&page.handle, page.version, holder),
+                        (true, true) => {
+                            tmem.rebuilt(&page.handle, page.version, holder);
+                        }
+                        (true, false) => tmem.not_rebuilt(&page.handle, page.version, holder),
                     }
                 }
             });
         }
         let refused = self.answered.len() as u64 - stored;
-        engine.stats().add(Stat::PagesRemotified, stored);
+        engine.stats().add(Stat::PagesRemotified, remotified);
         engine.stats().add(Stat::RemotifyRefused, refused);
         engine.holders().update(holder, |entry| {
             entry.free_bytes = Some(free_bytes);
@@ -184,12 +194,21 @@ impl Remotifier {
     }
 
     /// A link died. Its unanswered pages are local again; if the holder lives, it hears of every flush again before anything else.
-    fn mend(&mut self, engine: &Engine, bulk: Bulk, trouble: Trouble) {
+    pub(crate) fn mend(&mut self, engine: &Engine, bulk: Bulk, trouble: Trouble) {
         let holder = bulk.holder;
         let (mut unanswered, mut orders) = (Vec::new(), Vec::new());
         bulk.take_apart(&mut unanswered, &mut orders);
-        engine.with_tmem(|tmem| unanswered.iter().for_each(|(handle, version)| tmem.unanswered(handle, *version, holder)));
-        engine.stats().add(Stat::RemotifyTakenBack, unanswered.len() as u64);
+        engine.with_tmem(|tmem| {
+            for (handle, version, rebuilds) in &unanswered {
+                if *rebuilds {
+                    tmem.not_rebuilt(handle, *version, holder);
+                } else {
+                    tmem.unanswered(handle, *version, holder);
+                }
+            }
+        });
+        let taken_back = unanswered.iter().filter(|(_, _, rebuilds)| !rebuilds).count();
+        engine.stats().add(Stat::RemotifyTakenBack, taken_back as u64);
         if trouble == Trouble::Silent {
             // It may be stuck or overloaded: it is not asked to take more for a while, but what it holds is not given up.
             engine.holders().update(holder, |entry| entry.full_until_ms = now_ms() + 10 * FULL_MS);
@@ -275,23 +294,43 @@ impl Remotifier {
         }
         self.sending = true;
         let limit = BatchLimit { pages: wanted.pages.min(LOCKED.pages), bytes: wanted.bytes.min(LOCKED.bytes) };
+        let site = match self.site(engine, limit.bytes as u64, now_ms) {
+            Choice::Site(site) => site,
+            Choice::Busy => return Turn::Busy,
+            Choice::Nowhere => {
+                self.set_stuck(engine, now_ms + STUCK_MS);
+                return Turn::NowhereToPut;
+            }
+        };
+        let turn = self.send_batch(engine, site, limit, now_ms);
+        self.set_stuck(engine, if matches!(turn, Turn::NowhereToPut) { now_ms + STUCK_MS } else { 0 });
+        turn
+    }
+
+    /// Holders that have a link, for the next batch.
+    fn site(&mut self, engine: &Engine, need_bytes: u64, now_ms: u64) -> Choice {
         let peers = engine.limits.remotify.load(Relaxed);
-        while let Some(holder) = self.choose(engine, limit.bytes as u64, now_ms).filter(|_| peers) {
-            let Ok(index) = self.bulk(engine, holder) else {
-                // Out of the choice for a while: trying again may take a second each time.
-                engine.holders().update(holder, |entry| entry.full_until_ms = crate::now_ms() + 2 * FULL_MS);
-                continue;
-            };
-            if self.bulks[index].has_room_for_batch() {
-                return self.send_batch(engine, index, limit, now_ms);
+        loop {
+            let takers = (peers, self.disk_full_until_ms <= now_ms);
+            let choice = self.placement.choose(engine, &self.bulks, takers, need_bytes, now_ms);
+            let Choice::Site(site) = choice else { return choice };
+            let mut nodes = Vec::new();
+            let mut usable = true;
+            for holder in site.holders().iter().filter(|holder| **holder != SPILL) {
+                if self.bulk(engine, *holder).is_err() {
+                    // Out of the choice for a while: trying again may take a second each time.
+                    engine.holders().update(*holder, |entry| entry.full_until_ms = crate::now_ms() + 2 * FULL_MS);
+                    usable = false;
+                }
+                nodes.extend(engine.holders().get(*holder).map(|entry| entry.node));
+            }
+            // Who a holder is may only be known since its link is open.
+            nodes.sort_unstable();
+            let together = nodes.windows(2).any(|pair| pair[0] == pair[1]);
+            if usable && !together {
+                return choice;
             }
         }
-        if peers && self.bulks.iter().any(Bulk::is_busy) {
-            return Turn::Busy;
-        }
-        let spilled = self.spill(engine, limit);
-        self.set_stuck(engine, if spilled { 0 } else { now_ms + STUCK_MS });
-        if spilled { Turn::Sent } else { Turn::NowhereToPut }
     }
 
     /// Whoever waits for room need not, as long as there is nowhere to put pages; and a put need not wake us before it is time to look again.
@@ -301,36 +340,21 @@ impl Remotifier {
         }
     }
 
-    /// Among those that take pages now: listed, not down, not full, and their link not busy with as many batches as it may.
-    fn choose(&mut self, engine: &Engine, need_bytes: u64, now_ms: u64) -> Option<HolderId> {
-        engine.holders().copy_into(&mut self.table);
-        self.rooms.clear();
-        for (holder, entry) in &self.table {
-            if !entry.listed || entry.down_until_ms > now_ms || entry.full_until_ms > now_ms {
-                continue;
-            }
-            let free_bytes = match self.bulks.iter().find(|bulk| bulk.holder == *holder) {
-                Some(bulk) if !bulk.has_room_for_batch() => continue,
-                Some(bulk) => bulk.free_bytes(),
-                // Not asked yet: as good as any, until it says otherwise.
-                None => entry.free_bytes.unwrap_or(u64::MAX),
-            };
-            self.rooms.push(Room { holder: *holder, free_bytes });
-        }
-        place(&self.rooms, need_bytes, self.draws.draw())
-    }
-
-    fn send_batch(&mut self, engine: &Engine, index: usize, limit: BatchLimit, now_ms: u64) -> Turn {
-        let holder = self.bulks[index].holder;
+    fn send_batch(&mut self, engine: &Engine, site: Site, limit: BatchLimit, now_ms: u64) -> Turn {
         let (batch, orders) = (&mut self.batch, &mut self.orders);
         engine.with_tmem(|tmem| {
-            // Flushes that were queued before the batch is begun MUST reach the holder before it.
+            // Flushes that were queued before the batch is begun MUST reach the holders before it.
             tmem.take_flushes(usize::MAX, orders);
-            tmem.begin_remotify(PoolKind::Persistent, holder, limit, batch);
-            if batch.is_empty() {
-                tmem.begin_remotify(PoolKind::Ephemeral, holder, limit, batch);
+            tmem.begin_remotify(PoolKind::Persistent, site, limit, batch);
+            let peer = site.first().filter(|holder| *holder != SPILL);
+            if let Some(peer) = peer.filter(|_| batch.is_empty()) {
+                tmem.begin_remotify(PoolKind::Ephemeral, Site::of(&[peer]), limit, batch);
             }
         });
+        if !self.orders.is_empty() {
+            self.hand_out_orders(engine);
+            self.send_flushes(engine, now_ms);
+        }
         if self.batch.is_empty() {
             // Over the limit, and no page that may leave: what is there is on its way, or it is an empty slab kept in reserve.
             if self.bulks.iter().any(Bulk::is_busy) {
@@ -338,40 +362,45 @@ impl Remotifier {
             }
             return if compact(engine) { Turn::Sent } else { Turn::Enough };
         }
-        if !self.orders.is_empty() {
-            self.hand_out_orders(engine);
-            self.send_flushes(engine, now_ms);
+        if site.has(SPILL) && !self.spill(engine, now_ms) {
+            return self.take_back(engine, &site, Turn::NowhereToPut);
         }
-        let packing = &mut self.packing;
-        let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == holder) {
-            Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(&packing.put_pages(engine, &self.batch), now_ms),
-            _ => Ok(false),
-        };
-        if sent == Ok(true) {
-            return Turn::Sent;
+        let holders = site.holders().iter().filter(|holder| **holder != SPILL);
+        let pages = self.packing.put_pages(engine, &self.batch);
+        let mut troubles = Vec::new();
+        for holder in holders {
+            let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == *holder) {
+                Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(&pages, false, now_ms),
+                _ => Ok(false),
+            };
+            if sent != Ok(true) {
+                troubles.push((*holder, sent.err()));
+            }
         }
-        engine.with_tmem(|tmem| self.batch.iter().for_each(|(handle, version, _)| tmem.refused(&handle, version, holder)));
-        if let Err(trouble) = sent
-            && let Some(index) = self.bulks.iter().position(|bulk| bulk.holder == holder)
-        {
-            let bulk = self.bulks.swap_remove(index);
-            self.mend(engine, bulk, trouble);
+        drop(pages);
+        let turn = if troubles.is_empty() { Turn::Sent } else { Turn::Busy };
+        for (holder, trouble) in troubles {
+            engine.with_tmem(|tmem| self.batch.iter().for_each(|(handle, version, _)| tmem.refused(&handle, version, holder)));
+            if let Some(trouble) = trouble
+                && let Some(index) = self.bulks.iter().position(|bulk| bulk.holder == holder)
+            {
+                let bulk = self.bulks.swap_remove(index);
+                self.mend(engine, bulk, trouble);
+            }
         }
-        Turn::Busy
+        turn
     }
 
-    /// The last resort: the file. Blocks for the disk.
-    fn spill(&mut self, engine: &Engine, limit: BatchLimit) -> bool {
-        let Some(spill) = engine.spill() else { return false };
-        let (batch, orders) = (&mut self.batch, &mut self.orders);
-        engine.with_tmem(|tmem| {
-            tmem.take_flushes(usize::MAX, orders);
-            tmem.begin_remotify(PoolKind::Persistent, SPILL, limit, batch);
-        });
-        self.hand_out_orders(engine);
-        if self.batch.is_empty() {
-            return compact(engine);
+    fn take_back(&self, engine: &Engine, site: &Site, turn: Turn) -> Turn {
+        if let Some(holder) = site.first() {
+            engine.with_tmem(|tmem| self.batch.iter().for_each(|(handle, version, _)| tmem.refused(&handle, version, holder)));
         }
+        turn
+    }
+
+    /// The batch, into the file. Blocks for the disk. False: it took nothing, and is full or broken.
+    fn spill(&mut self, engine: &Engine, now_ms: u64) -> bool {
+        let Some(spill) = engine.spill() else { return false };
         let stored = spill.write(&self.batch);
         let mut spilled = 0;
         engine.with_tmem(|tmem| {
@@ -386,11 +415,14 @@ impl Remotifier {
         });
         engine.stats().add(Stat::PagesSpilled, spilled);
         engine.stats().add(Stat::SpillFull, stored.len() as u64 - spilled);
+        if spilled < stored.len() as u64 {
+            self.disk_full_until_ms = now_ms + FULL_MS;
+        }
         engine.limits.room.ring();
         spilled > 0
     }
 
-    fn bulk(&mut self, engine: &Engine, holder: HolderId) -> Result<usize, NoLink> {
+    pub(crate) fn bulk(&mut self, engine: &Engine, holder: HolderId) -> Result<usize, NoLink> {
         match self.bulks.iter().position(|bulk| bulk.holder == holder) {
             Some(index) => Ok(index),
             None => self.open(engine, holder),

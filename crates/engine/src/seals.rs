@@ -41,7 +41,7 @@ impl Seals {
 
     /// Encrypts in place. Versions MUST come in the order in which they were drawn, each once.
     pub fn seal(&self, handle: &Handle, version: Version, kind: Kind, bytes: &mut [u8]) -> Tag {
-        let seal = self.0.lock().to_seal(version);
+        let seal = self.0.lock().sealing(version);
         seal.key.seal(&seal.context(handle, version, kind), bytes)
     }
 
@@ -60,7 +60,7 @@ impl Seals {
             return Err(Forged);
         }
         for turn in 0.. {
-            let Some(seal) = self.0.lock().to_open(version, turn) else { break };
+            let Some(seal) = self.0.lock().opening(version, turn) else { break };
             buffer[..bytes.len()].copy_from_slice(bytes);
             buffer[bytes.len()..end].copy_from_slice(&tag.0);
             if seal.key.open(&seal.context(handle, version, kind), &mut buffer[..end]).is_ok() {
@@ -105,7 +105,7 @@ impl Keys {
         self.terms.push(Term { versions: first..=Version::MAX, seal: Arc::new(seal) });
     }
 
-    fn to_seal(&mut self, version: Version) -> Arc<Seal> {
+    fn sealing(&mut self, version: Version) -> Arc<Seal> {
         if version <= self.last {
             // Every version has been used: the next ones are used again, under another key.
             let next = Seal { owner: self.newest().owner, key: self.newest().key.derive(&[b"wrap"]) };
@@ -116,7 +116,7 @@ impl Keys {
     }
 
     /// Of the terms that have this version, newest first.
-    fn to_open(&self, version: Version, turn: usize) -> Option<Arc<Seal>> {
+    fn opening(&self, version: Version, turn: usize) -> Option<Arc<Seal>> {
         let mut having = self.terms.iter().rev().filter(|term| term.versions.contains(&version));
         having.nth(turn).map(|term| Arc::clone(&term.seal))
     }

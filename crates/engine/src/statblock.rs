@@ -67,6 +67,13 @@ stats! {
     PagesRepatriated "pages_repatriated"
     /// Gets turned down because too many were on their way.
     GetsOverflow "gets_overflow"
+    /// Fetches that one holder did not answer and another was asked.
+    GetsElsewhere "gets_elsewhere"
+    /// Copies that holders lost of pages of which there was another, and those made anew.
+    CopiesLost "copies_lost"
+    CopiesRebuilt "copies_rebuilt"
+    /// Batches that did not leave because too many sets of holders are in use.
+    SitesRefused "sites_refused"
 }
 
 /// The size of the file: room for names to come without a new layout.

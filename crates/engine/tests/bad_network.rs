@@ -2,13 +2,11 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{handle, page, server, wait_at_limit, wait_until};
+use common::{Proxy, handle, page, server, wait_at_limit, wait_until};
 use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
@@ -17,58 +15,6 @@ use ramster_engine::{Engine, Options, PeerAddr, Stat};
 const COUNT: u32 = 600;
 /// Longer than any machine under load needs to open a link.
 const PATIENCE_MS: u64 = common::GET_DEADLINE_MS;
-
-/// Passes bytes on, unless told otherwise.
-struct Proxy {
-    address: SocketAddr,
-    stalled: Arc<AtomicBool>,
-    links: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Proxy {
-    fn start(target: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let address = listener.local_addr().expect("address");
-        let (stalled, links) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let proxy = Proxy { address, stalled: Arc::clone(&stalled), links: Arc::clone(&links) };
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let Ok(holder) = TcpStream::connect(target) else { continue };
-                let mut kept = links.lock().expect("links");
-                for stream in [&client, &holder] {
-                    stream.set_nodelay(true).expect("nodelay");
-                    kept.push(stream.try_clone().expect("clone"));
-                }
-                for (from, to) in [(&client, &holder), (&holder, &client)] {
-                    let (from, to) = (from.try_clone().expect("clone"), to.try_clone().expect("clone"));
-                    let stalled = Arc::clone(&stalled);
-                    std::thread::spawn(move || pass_on(from, to, &stalled));
-                }
-            }
-        });
-        proxy
-    }
-
-    /// Ends the links from the `first` on, in the order in which they were opened.
-    fn cut(&self, first: usize) {
-        for stream in self.links.lock().expect("links").drain(2 * first..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-fn pass_on(mut from: TcpStream, mut to: TcpStream, stalled: &AtomicBool) {
-    let mut bytes = [0; 16384];
-    while let Ok(count @ 1..) = from.read(&mut bytes) {
-        while stalled.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        if to.write_all(&bytes[..count]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Both);
-}
 
 fn engine(proxy: &Proxy, get_deadline_ms: u64) -> Arc<Engine> {
     let peers = vec![PeerAddr { node: 1, address: proxy.address.to_string() }];

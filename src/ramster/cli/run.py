@@ -18,6 +18,8 @@ Runs an unmodified, dynamically linked program with its large memory managed: co
   --peers A,B,...    nodes that take pages, host:port
   --node SOCKET      the local node, which supplies the peers (default: the one at its usual place, if it runs)
   --spill DIR        a directory on disk for what fits nowhere else
+  --durability WHAT  copies=2 (or 3: on different nodes), disk (a copy in --spill too), none (one copy), or auto (default:
+                     two copies where there are two peers, otherwise disk if --spill is given)
   --config FILE      a TOML file with [run] and [[peers]]; flags win over it
   --malloc NAME      auto (default: small allocations are managed too) or system
   --stats FILE       write one JSON object of statistics when the program ends
@@ -26,7 +28,7 @@ Runs an unmodified, dynamically linked program with its large memory managed: co
 The program's exit code, signals and standard streams are its own. Exit codes of ramster itself: 1 failed, 2 bad usage.
 """
 
-FLAGS = ("local", "resident", "peers", "node", "spill", "config", "malloc", "stats")
+FLAGS = ("local", "resident", "peers", "node", "spill", "durability", "config", "malloc", "stats")
 
 
 def main(arguments: list[str]) -> int:

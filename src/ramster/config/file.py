@@ -29,6 +29,7 @@ RUN_KEYS: dict[str, tuple[type, str]] = {
     "local": (str, 'a size, like "1G", or "auto"'),
     "resident": (str, 'a size, like "512M"'),
     "spill": (str, "a directory"),
+    "durability": (str, '"auto", "none", "disk" or "copies=2"'),
     "malloc": (str, '"auto" or "system"'),
     "node": (str, "the path of a node's socket"),
 }

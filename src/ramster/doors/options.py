@@ -22,6 +22,7 @@ class Wishes:
     resident: str | None = None
     peers: str | None = None
     spill: str | None = None
+    durability: str | None = None
     malloc: str | None = None
     node: str | None = None
     config: str | None = None
@@ -52,6 +53,7 @@ def build(wishes: Wishes, *, program: str) -> dict[str, Any]:
         options["resident_bytes"] = part.resident_bytes
     if wishes.spill is not None:
         options["spill_dir"] = _directory(wishes.spill, wishes.prefix + "spill")
+    options["durability"] = _durability(wishes)
     if wishes.malloc is not None:
         if wishes.malloc not in ("auto", "system"):
             raise ConfigError(f"{wishes.prefix}malloc: {wishes.malloc!r} is not known; write auto or system")
@@ -86,6 +88,19 @@ def _peers(text: str, of: str) -> list[dict[str, Any]]:
     if not found:
         raise ConfigError(f"{of}: no address in {text!r}; write host:port, or several with commas between")
     return [{"node": index, "address": addresses.numeric(part, of=of)} for index, part in enumerate(found, start=1)]
+
+
+def _durability(wishes: Wishes) -> str | dict[str, int]:
+    """As the engine reads it: a word, or `{"copies": K}`."""
+    text, of = wishes.durability or "auto", wishes.prefix + "durability"
+    if text in ("auto", "none", "disk"):
+        if text == "disk" and wishes.spill is None:
+            raise ConfigError(f"{of}: disk needs a directory; name it with {wishes.prefix}spill")
+        return text
+    word, _, count = text.partition("=")
+    if word == "copies" and count in ("1", "2", "3"):
+        return {"copies": int(count)}
+    raise ConfigError(f"{of}: {text!r} is not known; write auto, none, disk, or copies=1 to copies=3")
 
 
 def _directory(path: str, of: str) -> str:

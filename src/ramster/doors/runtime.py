@@ -24,6 +24,7 @@ def configure(
     resident: str | int | None = None,
     peers: str | list[str] | None = None,
     spill: str | None = None,
+    durability: str | None = None,
     node: str | None = None,
     config: str | None = None,
 ) -> None:
@@ -34,6 +35,8 @@ def configure(
     resident: the part of it for uncompressed pages; by default the pager divides.
     peers: addresses of nodes, `["127.0.0.1:7946", ...]` or one string with commas.
     spill: a directory on disk for what fits nowhere else.
+    durability: `copies=2` or `copies=3` (on different nodes), `disk` (a copy in `spill` too), `none` (one copy), or `auto`
+        (the default: two copies where there are two peers, otherwise disk if `spill` is given).
     node: the Unix socket of the local node, which then supplies the peers.
     config: a TOML file with `[run]` and `[[peers]]`; arguments win over it.
 
@@ -45,6 +48,7 @@ def configure(
         resident=_text(resident),
         peers=",".join(peers) if isinstance(peers, list) else peers,
         spill=spill,
+        durability=durability,
         node=node,
         config=config,
         prefix="",

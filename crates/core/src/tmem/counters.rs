@@ -24,6 +24,11 @@ pub struct Counters {
     pub pages_repatriated: u64,
     pub pages_refused_by_holder: u64,
     pub pages_lost: u64,
+    /// Copies of pages of which another copy was left.
+    pub copies_lost: u64,
+    pub copies_rebuilt: u64,
+    /// Batches that were not begun because too many sets of holders are in use.
+    pub sites_refused: u64,
     /// Acknowledgements and answers for a copy that is no longer wanted.
     pub answers_stale: u64,
     pub transitions_forbidden: u64,

@@ -1,13 +1,14 @@
 //! What is known of one page, in 32 bytes. Covers the packing of those bytes only.
 
+use super::sites::SiteId;
 use super::states::State;
 use crate::backend::Loss;
 use crate::compress::Kind;
-use crate::handle::{HolderId, Version};
+use crate::handle::Version;
 use crate::page::Digest;
 use crate::store::SlotRef;
 
-/// Which fields mean something depends on the state: `slot` in Local and InTransit, `holder` in InTransit, Remote and Lost, `version` in
+/// Which fields mean something depends on the state: `slot` in Local and InTransit, `site` in InTransit, Remote and Lost, `version` in
 /// InTransit and Remote; `digest` holds the pattern of a same-value page.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
@@ -15,8 +16,10 @@ pub struct Entry {
     pub slot: SlotRef,
     /// Names the copy that was last sent to a holder.
     pub version: Version,
-    pub holder: HolderId,
-    /// State in the low 4 bits; above them the kind of the packed bytes or, when lost, the reason.
+    /// Who has its copies, or is to have them; of a lost page, who had the last one.
+    pub site: SiteId,
+    /// State in the low 3 bits; above them, in 3, the kind of the packed bytes or, when lost, the reason; above them the holders that have not
+    /// acknowledged their copy.
     what: u8,
     /// The age of tmem when the page was put.
     pub age: u8,
@@ -25,17 +28,21 @@ pub struct Entry {
 const _: () = assert!(size_of::<Entry>() == 32);
 const NO_SLOT: SlotRef = SlotRef { slab: u32::MAX, slot: 0, len: 0 };
 const STATES: [State; 6] = [State::Absent, State::Same, State::Local, State::InTransit, State::Remote, State::Lost];
+const STATE: u8 = 7;
+const KIND_AT: u8 = 3;
+const KIND: u8 = 7 << KIND_AT;
+const MISSING_AT: u8 = 6;
 const LOSSES: [Loss; 5] = [Loss::HolderDied, Loss::HolderForgot, Loss::Corrupt, Loss::Deadline, Loss::SpillFailed];
 
 impl Entry {
-    pub const ABSENT: Entry = Entry { digest: Digest(0), slot: NO_SLOT, version: 0, holder: HolderId(u16::MAX), what: 0, age: 0 };
+    pub const ABSENT: Entry = Entry { digest: Digest(0), slot: NO_SLOT, version: 0, site: SiteId::NONE, what: 0, age: 0 };
 
     pub fn state(&self) -> State {
-        STATES[usize::from(self.what & 15).min(STATES.len() - 1)]
+        STATES[usize::from(self.what & STATE).min(STATES.len() - 1)]
     }
 
     pub fn set_state(&mut self, state: State) {
-        self.what = self.what & 0xf0 | state as u8;
+        self.what = self.what & !STATE | state as u8;
     }
 
     pub fn same(value: u64) -> Entry {
@@ -43,7 +50,7 @@ impl Entry {
     }
 
     pub fn local(slot: SlotRef, digest: Digest, kind: Kind, age: u8) -> Entry {
-        Entry { digest, slot, what: State::Local as u8 | kind.tag() << 4, age, ..Entry::ABSENT }
+        Entry { digest, slot, what: State::Local as u8 | kind.tag() << KIND_AT, age, ..Entry::ABSENT }
     }
 
     pub fn value(&self) -> u64 {
@@ -52,14 +59,23 @@ impl Entry {
 
     /// How the bytes in the slot are to be read.
     pub fn kind(&self) -> Kind {
-        Kind::from_tag(self.what >> 4).unwrap_or(Kind::Raw)
+        Kind::from_tag((self.what & KIND) >> KIND_AT).unwrap_or(Kind::Raw)
     }
 
     pub fn set_lost(&mut self, why: Loss) {
-        self.what = State::Lost as u8 | (why as u8) << 4;
+        self.what = State::Lost as u8 | (why as u8) << KIND_AT;
     }
 
     pub fn loss(&self) -> Loss {
-        LOSSES[usize::from(self.what >> 4).min(LOSSES.len() - 1)]
+        LOSSES[usize::from((self.what & KIND) >> KIND_AT).min(LOSSES.len() - 1)]
+    }
+
+    /// Acknowledgements that have not come yet, while in transit.
+    pub fn missing(&self) -> u8 {
+        self.what >> MISSING_AT
+    }
+
+    pub fn set_missing(&mut self, count: u8) {
+        self.what = self.what & (STATE | KIND) | count << MISSING_AT;
     }
 }

@@ -9,6 +9,7 @@ mod hand;
 mod hash;
 mod objects;
 mod room;
+mod sites;
 pub mod states;
 mod story;
 mod transit;
@@ -16,6 +17,7 @@ mod transit;
 pub use batch::{Batch, Copied};
 pub use counters::{Counters, Gauges};
 pub use flushes::{Flush, FlushOrder};
+pub use sites::{COPIES_MAX, Site};
 pub use transit::{Acknowledged, Fetched, Unfetched};
 
 use crate::backend::{Keep, Lost, Put, Refusal};
@@ -26,6 +28,7 @@ use crate::store::{SlabMemory, Store};
 use entry::Entry;
 use flushes::{Flushes, Holders};
 use objects::{At, CHUNK_PAGES, Objects};
+use sites::Sites;
 use states::{Event, State};
 use story::Story;
 
@@ -40,6 +43,8 @@ pub enum Answer {
         holder: HolderId,
         version: Version,
         digest: Digest,
+        /// Whether another holder has a copy too.
+        others: bool,
     },
     Miss,
     Lost(Lost),
@@ -49,6 +54,7 @@ pub struct Tmem<M> {
     objects: Objects,
     store: Store<M>,
     flushes: Flushes,
+    sites: Sites,
     story: Story,
     complaint: Option<String>,
     counters: Counters,
@@ -69,6 +75,7 @@ impl<M: SlabMemory> Tmem<M> {
             objects: Objects::new(seed),
             store: Store::new(memory, limit_bytes),
             flushes: Flushes::default(),
+            sites: Sites::new(seed),
             story: Story::new(),
             complaint: None,
             counters: Counters::default(),
@@ -153,11 +160,15 @@ impl<M: SlabMemory> Tmem<M> {
             }
             State::Remote => {
                 self.counters.gets_remote += 1;
-                Answer::RemoteAt { holder: entry.holder, version: entry.version, digest: entry.digest }
+                let site = self.sites.get(entry.site);
+                let others = site.holders().len() > 1;
+                // A remote page has a holder; were it not so, its getter would find that nobody has it.
+                let holder = site.first().unwrap_or(HolderId(u16::MAX));
+                Answer::RemoteAt { holder, version: entry.version, digest: entry.digest, others }
             }
             State::Lost => {
                 self.counters.gets_lost += 1;
-                Answer::Lost(Lost { handle: *handle, holder: Some(entry.holder), why: entry.loss() })
+                Answer::Lost(Lost { handle: *handle, holder: self.sites.get(entry.site).first(), why: entry.loss() })
             }
         }
     }
@@ -356,11 +367,28 @@ impl<M: SlabMemory> Tmem<M> {
     fn release(&mut self, at: At, holders: Option<&mut Holders>) {
         let entry = *self.objects.entry(at);
         match (entry.state(), holders) {
-            // In transit: the acknowledgement, when it comes, finds nobody and becomes a flush.
-            (State::Local | State::InTransit, _) => self.store.free(entry.slot),
-            (State::Remote, Some(holders)) => holders.add(entry.holder),
-            (State::Remote, None) => self.flushes.copy(entry.holder, self.objects.handle(at), entry.version),
+            (State::Local, _) => self.store.free(entry.slot),
+            (State::InTransit, holders) => {
+                self.store.free(entry.slot);
+                // An acknowledgement that comes later finds nobody and becomes a flush; this is for those that have come.
+                if usize::from(entry.missing()) < self.sites.get(entry.site).holders().len() {
+                    self.flush_copies(at, holders);
+                }
+            }
+            (State::Remote, holders) => self.flush_copies(at, holders),
             (State::Absent | State::Same | State::Lost, _) => {}
+        }
+    }
+
+    fn flush_copies(&mut self, at: At, holders: Option<&mut Holders>) {
+        let Entry { site, version, .. } = *self.objects.entry(at);
+        let site = self.sites.get(site);
+        match holders {
+            Some(holders) => site.holders().iter().for_each(|holder| holders.add(*holder)),
+            None => {
+                let handle = self.objects.handle(at);
+                site.holders().iter().for_each(|holder| self.flushes.copy(*holder, handle, version));
+            }
         }
     }
 

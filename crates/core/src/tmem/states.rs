@@ -34,12 +34,18 @@ pub enum Event {
     Evict,
     /// Chosen for a batch to a holder.
     Send,
-    /// The holder has it.
+    /// One of several holders has it.
+    AcknowledgeCopy,
+    /// The last holder has it.
     Acknowledge,
     /// The holder refused it, or its answer never came.
     Refuse,
-    /// Its holder died, forgot it or sent it back damaged.
+    /// A holder died, forgot it or sent it back damaged, and another one has a copy.
+    LoseCopy,
+    /// The same of the last copy.
     Lose,
+    /// A further holder has it, in the place of one that lost it.
+    Rebuild,
     /// A fetched page stays at home from now on.
     Repatriate,
 }
@@ -69,6 +75,7 @@ pub const TABLE: &[(State, Event, State)] = &[
     (InTransit, PutUnchanged, InTransit),
     (InTransit, PutRefused, Absent),
     (InTransit, Flush, Absent),
+    (InTransit, AcknowledgeCopy, InTransit),
     (InTransit, Acknowledge, Remote),
     (InTransit, Refuse, Local),
     (Remote, Put, Local),
@@ -77,7 +84,9 @@ pub const TABLE: &[(State, Event, State)] = &[
     (Remote, PutRefused, Absent),
     (Remote, Flush, Absent),
     (Remote, Evict, Absent),
+    (Remote, LoseCopy, Remote),
     (Remote, Lose, Lost),
+    (Remote, Rebuild, Remote),
     (Remote, Repatriate, Local),
     (Lost, Put, Local),
     (Lost, PutSame, Same),
@@ -86,7 +95,7 @@ pub const TABLE: &[(State, Event, State)] = &[
 ];
 
 const STATES: usize = 6;
-const EVENTS: usize = 11;
+const EVENTS: usize = 14;
 const FORBIDDEN: u8 = u8::MAX;
 
 /// [`TABLE`] as a matrix, so that asking costs one load.
@@ -145,6 +154,20 @@ mod tests {
         assert_eq!(rows, TABLE.len(), "the document has rows that the code has not");
     }
 
-    const EVENTS_ALL: [Event; EVENTS] =
-        [Put, PutSame, PutUnchanged, PutRefused, Flush, Evict, Send, Acknowledge, Refuse, Lose, Repatriate];
+    const EVENTS_ALL: [Event; EVENTS] = [
+        Put,
+        PutSame,
+        PutUnchanged,
+        PutRefused,
+        Flush,
+        Evict,
+        Send,
+        AcknowledgeCopy,
+        Acknowledge,
+        Refuse,
+        LoseCopy,
+        Lose,
+        Rebuild,
+        Repatriate,
+    ];
 }

@@ -4,6 +4,7 @@
 use super::entry::Entry;
 use super::flushes::Holders;
 use super::objects::{At, NONE};
+use super::sites::{self, Site, SiteId};
 use super::states::{Event, State};
 use super::{Batch, Tmem};
 use crate::backend::{Keep, Loss, Lost};
@@ -14,8 +15,10 @@ use crate::store::SlabMemory;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Acknowledged {
-    /// The slot is free; the holder's copy is the page now.
+    /// The slot is free; the holders' copies are the page now.
     Remote,
+    /// It stays until its other holders have acknowledged too.
+    Waiting,
     /// The page was put again or flushed meanwhile: a flush of that copy is queued.
     Stale,
 }
@@ -32,16 +35,20 @@ pub enum Fetched {
 pub enum Unfetched {
     /// The page was put again or flushed meanwhile: get it again.
     Stale,
+    /// That copy is not to be had; this holder has another.
+    Elsewhere(HolderId),
     /// It was an ephemeral page: it has vanished.
     Miss,
     Lost(Lost),
 }
 
 impl<M: SlabMemory> Tmem<M> {
-    /// Marks old local pages as in transit to `holder` and copies them into `batch` (cleared first). Each copy that is sent has a version
-    /// of its own, so whatever is heard of it later, however late, is told apart from any other.
-    pub fn begin_remotify(&mut self, kind: PoolKind, holder: HolderId, limit: BatchLimit, batch: &mut Batch) {
+    /// Marks old local pages as in transit to the holders of `site`, which all are to be sent `batch` (cleared first). What is sent has a version of its own, the
+    /// same for all of them, so whatever is heard of it later, however late, is told apart from any other.
+    pub fn begin_remotify(&mut self, kind: PoolKind, site: Site, limit: BatchLimit, batch: &mut Batch) {
         batch.clear();
+        let missing = site.holders().len() as u8;
+        let Some(site) = self.site_number(site).filter(|_| missing > 0) else { return };
         let (store, mut version, mut chosen) = (&self.store, self.next_version, Vec::with_capacity(limit.pages));
         let mut bytes = 0;
         self.objects.old_pages(kind, self.age, &mut |at, entry| {
@@ -58,7 +65,8 @@ impl<M: SlabMemory> Tmem<M> {
             let packed = Packed { kind: entry.kind(), digest: entry.digest, bytes: store.bytes(entry.slot) };
             batch.push(self.objects.handle(at), version, packed);
             let entry = self.objects.entry_mut(at);
-            (entry.version, entry.holder) = (version, holder);
+            (entry.version, entry.site) = (version, site);
+            entry.set_missing(missing);
             version = version.checked_add(1).unwrap_or(1);
         }
         self.next_version = version;
@@ -68,14 +76,19 @@ impl<M: SlabMemory> Tmem<M> {
         self.counters.pages_sent += batch.len() as u64;
     }
 
-    /// The holder has it. The last local copy is freed here and nowhere earlier.
+    /// The holder has it. The last local copy is freed here and nowhere earlier, when all holders have said so. MUST be told of an answer once.
     pub fn acknowledged(&mut self, handle: &Handle, version: Version, holder: HolderId) -> Acknowledged {
         let Some(at) = self.find_copy(handle, version, holder, State::InTransit) else {
             self.counters.answers_stale += 1;
             self.flushes.copy(holder, *handle, version);
             return Acknowledged::Stale;
         };
-        let slot = self.objects.entry(at).slot;
+        let (slot, missing) = (self.objects.entry(at).slot, self.objects.entry(at).missing().saturating_sub(1));
+        self.objects.entry_mut(at).set_missing(missing);
+        if missing > 0 {
+            self.enter(at, Event::AcknowledgeCopy);
+            return Acknowledged::Waiting;
+        }
         if self.enter(at, Event::Acknowledge) {
             self.store.free(slot);
             self.counters.pages_remotified += 1;
@@ -83,11 +96,11 @@ impl<M: SlabMemory> Tmem<M> {
         Acknowledged::Remote
     }
 
-    /// The holder does not have it, and said so: the page is local again and may be sent elsewhere.
+    /// The holder does not have it, and said so: the page is local again and may be sent elsewhere. Others that have it flush it.
     pub fn refused(&mut self, handle: &Handle, version: Version, holder: HolderId) {
         match self.find_copy(handle, version, holder, State::InTransit) {
             Some(at) => {
-                self.enter(at, Event::Refuse);
+                self.take_back(at, holder);
                 self.counters.pages_refused_by_holder += 1;
             }
             None => self.counters.answers_stale += 1,
@@ -100,15 +113,15 @@ impl<M: SlabMemory> Tmem<M> {
         self.flushes.copy(holder, *handle, version);
     }
 
-    /// Its persistent pages are lost, its ephemeral ones have vanished, what was on its way there is local again. Walks all pages.
+    /// Pages of which it had the only copy are lost or, ephemeral ones, have vanished; what was on its way there is local again. Walks all pages.
     /// Returns how many persistent pages were lost.
     pub fn holder_died(&mut self, holder: HolderId) -> u64 {
         let before = self.counters.pages_lost;
-        for at in self.all(|entry| entry.holder == holder) {
+        let having = self.sites.having(holder);
+        for at in self.all(|entry| sites::is_marked(&having, entry.site)) {
             match (self.objects.entry(at).state(), self.objects.chunks[at.chunk as usize].kind) {
-                (State::InTransit, _) => {
-                    self.enter(at, Event::Refuse);
-                }
+                (State::InTransit, _) => self.take_back(at, holder),
+                (State::Remote, _) if self.lose_copy(at, holder).is_some() => {}
                 (State::Remote, PoolKind::Persistent) => self.lose(at, Loss::HolderDied),
                 (State::Remote, PoolKind::Ephemeral) => self.drop_page(at, Event::Evict, Some(&mut Holders::default())),
                 _ => {}
@@ -131,13 +144,26 @@ impl<M: SlabMemory> Tmem<M> {
         Fetched::Current
     }
 
-    /// They could not be fetched. A deadline says nothing about the page, so it stays where it is; any other reason is final.
-    pub fn unfetched(&mut self, handle: &Handle, version: Version, why: Loss) -> Unfetched {
+    /// They could not be fetched from `holder`. A deadline says nothing about the copy, so it stays where it is; any other reason is its end.
+    pub fn unfetched(&mut self, handle: &Handle, version: Version, holder: HolderId, why: Loss) -> Unfetched {
         let Some(at) = self.find_remote(handle, version) else {
             self.counters.answers_stale += 1;
             return Unfetched::Stale;
         };
-        let lost = Lost { handle: *handle, holder: Some(self.objects.entry(at).holder), why };
+        let site = self.sites.get(self.objects.entry(at).site);
+        let elsewhere = match why {
+            // It has died and tmem knows.
+            _ if !site.has(holder) => site.first(),
+            Loss::Deadline => site.after(holder),
+            _ => self.lose_copy(at, holder),
+        };
+        if let Some(other) = elsewhere {
+            if site.has(holder) && why != Loss::Deadline {
+                self.flushes.copy(holder, *handle, version);
+            }
+            return Unfetched::Elsewhere(other);
+        }
+        let lost = Lost { handle: *handle, holder: Some(holder), why };
         if self.kind_of(at) == PoolKind::Ephemeral {
             self.drop_page(at, Event::Evict, None);
             return Unfetched::Miss;
@@ -166,19 +192,63 @@ impl<M: SlabMemory> Tmem<M> {
 
     /// Up to `max` pages that `holder` holds, from chunk `cursor` on, which is moved along; it is 0 again when the walk has come round.
     pub fn remote_pages(&self, holder: HolderId, cursor: &mut u32, max: usize, out: &mut Vec<(Handle, Version)>) {
-        while (*cursor as usize) < self.objects.chunks.len() {
-            if out.len() >= max {
-                return;
+        let having = self.sites.having(holder);
+        self.walk(cursor, usize::MAX, &mut |at, entry| {
+            if sites::is_marked(&having, entry.site) {
+                out.push((self.objects.handle(at), entry.version));
             }
-            for at in self.objects.pages_of(*cursor) {
-                let entry = self.objects.entry(at);
-                if entry.state() == State::Remote && entry.holder == holder {
-                    out.push((self.objects.handle(at), entry.version));
-                }
+            out.len() < max
+        });
+    }
+
+    /// Persistent pages whose copies are `too_few`, from chunk `cursor` on as for `remote_pages`; looks at `chunks` at most.
+    pub fn thin_pages(
+        &self,
+        too_few: &dyn Fn(&Site) -> bool,
+        cursor: &mut u32,
+        (chunks, max): (usize, usize),
+        out: &mut Vec<(Handle, Version, Site)>,
+    ) {
+        self.walk(cursor, chunks, &mut |at, entry| {
+            let site = self.sites.get(entry.site);
+            if self.objects.chunks[at.chunk as usize].kind == PoolKind::Persistent && too_few(&site) {
+                out.push((self.objects.handle(at), entry.version, site));
             }
-            *cursor += 1;
+            out.len() < max
+        });
+    }
+
+    /// `holder` has been sent a further copy of that version and has acknowledged it. False: nobody wants it any more, and a flush of it is queued.
+    pub fn rebuilt(&mut self, handle: &Handle, version: Version, holder: HolderId) -> bool {
+        if let Some(at) = self.find_remote(handle, version) {
+            let site = self.sites.get(self.objects.entry(at).site);
+            if site.has(holder) {
+                return true;
+            }
+            if let Some(number) = site.with(holder).and_then(|more| self.site_number(more)) {
+                self.enter(at, Event::Rebuild);
+                self.objects.entry_mut(at).site = number;
+                self.counters.copies_rebuilt += 1;
+                return true;
+            }
         }
-        *cursor = 0;
+        self.counters.answers_stale += 1;
+        self.flushes.copy(holder, *handle, version);
+        false
+    }
+
+    /// A further copy was sent to `holder`, which refused it or never answered: in case it has it after all, a flush is queued.
+    pub fn not_rebuilt(&mut self, handle: &Handle, version: Version, holder: HolderId) {
+        let at = self.find_remote(handle, version);
+        if !at.is_some_and(|at| self.sites.get(self.objects.entry(at).site).has(holder)) {
+            self.flushes.copy(holder, *handle, version);
+        }
+    }
+
+    /// Who else has that copy. None: nobody, or it is not wanted any more.
+    pub fn other_copy(&mut self, handle: &Handle, version: Version, holder: HolderId) -> Option<HolderId> {
+        let at = self.find_remote(handle, version)?;
+        self.sites.get(self.objects.entry(at).site).after(holder)
     }
 
     /// Whether `holder` holds any page. Walks the pages up to the first.
@@ -191,9 +261,68 @@ impl<M: SlabMemory> Tmem<M> {
     /// A forked child's view: what its parent had on the way is local, and should a holder have it in the child's share, it is flushed there.
     pub fn reset_in_transit(&mut self) {
         for at in self.all(|entry| entry.state() == State::InTransit) {
-            let entry = *self.objects.entry(at);
-            self.flushes.copy(entry.holder, self.objects.handle(at), entry.version);
+            self.flush_copies(at, None);
             self.enter(at, Event::Refuse);
+            self.objects.entry_mut(at).set_missing(0);
+        }
+    }
+
+    /// What is in transit is local again: `holder` does not have it, and those that have acknowledged it are to flush it.
+    fn take_back(&mut self, at: At, holder: HolderId) {
+        let entry = *self.objects.entry(at);
+        let site = self.sites.get(entry.site);
+        if usize::from(entry.missing()) < site.holders().len() {
+            let handle = self.objects.handle(at);
+            site.without(holder).holders().iter().for_each(|other| self.flushes.copy(*other, handle, entry.version));
+        }
+        self.enter(at, Event::Refuse);
+        self.objects.entry_mut(at).set_missing(0);
+    }
+
+    /// Returns who has another copy. None: nobody, and nothing was changed.
+    fn lose_copy(&mut self, at: At, holder: HolderId) -> Option<HolderId> {
+        let rest = self.sites.get(self.objects.entry(at).site).without(holder);
+        let other = rest.first()?;
+        self.enter(at, Event::LoseCopy);
+        // Without a number for the rest the set stays as it is: who asks the wrong one is sent on.
+        if let Some(number) = self.site_number(rest) {
+            self.objects.entry_mut(at).site = number;
+        }
+        self.counters.copies_lost += 1;
+        Some(other)
+    }
+
+    /// None, counted: too many sets of holders are in use.
+    fn site_number(&mut self, site: Site) -> Option<SiteId> {
+        if let Some(number) = self.sites.number(site) {
+            return Some(number);
+        }
+        let used: Vec<SiteId> = self.all(|_| true).into_iter().map(|at| self.objects.entry(at).site).collect();
+        self.sites.keep_only(used.into_iter());
+        let number = self.sites.number(site);
+        self.counters.sites_refused += u64::from(number.is_none());
+        number
+    }
+
+    /// Remote pages from chunk `cursor` on, which is moved along, `chunks` at most, until `wanted` says false; ends with a whole chunk. The cursor is 0
+    /// again when the walk has come round.
+    fn walk(&self, cursor: &mut u32, chunks: usize, wanted: &mut dyn FnMut(At, &Entry) -> bool) {
+        for _ in 0..chunks {
+            if *cursor as usize >= self.objects.chunks.len() {
+                *cursor = 0;
+                return;
+            }
+            let mut more = true;
+            for at in self.objects.pages_of(*cursor) {
+                let entry = self.objects.entry(at);
+                if entry.state() == State::Remote {
+                    more &= wanted(at, entry);
+                }
+            }
+            *cursor += 1;
+            if !more {
+                return;
+            }
         }
     }
 
@@ -213,7 +342,7 @@ impl<M: SlabMemory> Tmem<M> {
     fn find_copy(&mut self, handle: &Handle, version: Version, holder: HolderId, state: State) -> Option<At> {
         let at = self.objects.find(handle)?;
         let entry = self.objects.entry(at);
-        (entry.state() == state && entry.version == version && entry.holder == holder).then_some(at)
+        (entry.state() == state && entry.version == version && self.sites.get(entry.site).has(holder)).then_some(at)
     }
 
     fn all(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<At> {

@@ -15,13 +15,14 @@ enum Op {
     FlushRange { page: Page, count: u32 },
     FlushObject(Page),
     DestroyPool(usize),
-    SendBatch { ephemeral: bool, holder: u16, pages: usize },
+    SendBatch { ephemeral: bool, holder: u16, copies: u16, pages: usize },
     SendFlushes,
     Deliver { holder: u16, stores: bool, answers: bool, count: usize },
     Hear { which: usize, count: usize },
     LandGet(usize),
     Kill(u16),
     Repatriate(u16),
+    Rebuild { holder: u16, wanted: usize },
     Compact,
     SetLimit(u64),
     Fork,
@@ -61,9 +62,9 @@ fn apply(world: &mut World, op: Op) {
             world.flush_object(handle);
         }
         Op::DestroyPool(which) => world.destroy_pool(which),
-        Op::SendBatch { ephemeral, holder, pages } => {
+        Op::SendBatch { ephemeral, holder, copies, pages } => {
             let kind = if ephemeral { PoolKind::Ephemeral } else { PoolKind::Persistent };
-            world.send_batch(kind, holder, pages);
+            world.send_batch(kind, &site_of(holder, copies), pages);
         }
         Op::SendFlushes => world.send_flushes(),
         Op::Deliver { holder, stores, answers, count } => {
@@ -82,10 +83,16 @@ fn apply(world: &mut World, op: Op) {
         Op::Repatriate(holder) => {
             world.repatriate(holder);
         }
+        Op::Rebuild { holder, wanted } => world.rebuild(holder, wanted),
         Op::Compact => world.compact(),
         Op::SetLimit(limit_bytes) => world.tmem.set_limit_bytes(limit_bytes),
         Op::Fork => world.tmem.reset_in_transit(),
     }
+}
+
+/// `copies` holders from this one on.
+fn site_of(holder: u16, copies: u16) -> Vec<u16> {
+    (0..copies).map(|step| (holder + step) % HOLDERS).collect()
 }
 
 fn keeps() -> impl Strategy<Value = Keep> {
@@ -103,7 +110,9 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => (page(), prop_oneof![0..200_u32, Just(u32::MAX)]).prop_map(|(page, count)| Op::FlushRange { page, count }),
         1 => page().prop_map(Op::FlushObject),
         1 => (0..3_usize).prop_map(Op::DestroyPool),
-        12 => (any::<bool>(), holder(), 1..20_usize).prop_map(|(ephemeral, holder, pages)| Op::SendBatch { ephemeral, holder, pages }),
+        12 => (any::<bool>(), holder(), 1..=HOLDERS, 1..20_usize)
+            .prop_map(|(ephemeral, holder, copies, pages)| Op::SendBatch { ephemeral, holder, copies, pages }),
+        4 => (holder(), 2..=3_usize).prop_map(|(holder, wanted)| Op::Rebuild { holder, wanted }),
         4 => Just(Op::SendFlushes),
         30 => (holder(), prop::bool::weighted(0.9), prop::bool::weighted(0.95), 1..12_usize)
             .prop_map(|(holder, stores, answers, count)| Op::Deliver { holder, stores, answers, count }),
@@ -157,8 +166,12 @@ fn random_op(random: &mut Random) -> Op {
         75..80 => Op::FlushPage(page),
         80..82 => Op::FlushRange { page, count: random.below(200) as u32 },
         82..83 if random.below(4) == 0 => Op::FlushObject(page),
-        83..95 => Op::SendBatch { ephemeral: random.below(2) == 0, holder, pages: 1 + random.below(20) as usize },
-        95..100 => Op::SendFlushes,
+        83..95 => {
+            let copies = 1 + random.below(u64::from(HOLDERS)) as u16;
+            Op::SendBatch { ephemeral: random.below(2) == 0, holder, copies, pages: 1 + random.below(20) as usize }
+        }
+        95..97 => Op::SendFlushes,
+        97..100 => Op::Rebuild { holder, wanted: 2 + random.below(2) as usize },
         100..145 => {
             let (stores, answers) = (random.below(8) > 0, random.below(16) > 0);
             Op::Deliver { holder, stores, answers, count: 1 + random.below(12) as usize }

@@ -7,7 +7,7 @@ use ramster_core::handle::{Handle, HolderId, ObjectId, PoolId, PoolKind};
 use ramster_core::page::{Digest, PAGE_BYTES};
 use ramster_core::remotify::BatchLimit;
 use ramster_core::store::HeapSlabs;
-use ramster_core::tmem::{Acknowledged, Answer, Batch, Copied, Fetched, Flush, Tmem, Unfetched};
+use ramster_core::tmem::{Acknowledged, Answer, Batch, Copied, Fetched, Flush, Site, Tmem, Unfetched};
 
 const NODE: HolderId = HolderId(0);
 const OTHER: HolderId = HolderId(1);
@@ -52,9 +52,13 @@ impl Bare {
     }
 
     fn send_all(&mut self, holder: HolderId) -> Vec<(Handle, u32)> {
+        self.send_to(&[holder])
+    }
+
+    fn send_to(&mut self, holders: &[HolderId]) -> Vec<(Handle, u32)> {
         let kind = PoolKind::Persistent;
         let mut batch = Batch::default();
-        self.tmem.begin_remotify(kind, holder, ALL, &mut batch);
+        self.tmem.begin_remotify(kind, Site::of(holders), ALL, &mut batch);
         batch.iter().map(|(handle, version, _)| (handle, version)).collect()
     }
 
@@ -172,7 +176,7 @@ fn the_last_local_copy_is_freed_only_when_the_holder_has_acknowledged() {
     assert_eq!(bare.tmem.acknowledged(&handle, version, NODE), Acknowledged::Remote);
     assert_eq!(bare.tmem.gauges().bytes_stored, 0);
     let digest = bare.packer.digest(&page_of(SMALL));
-    assert_eq!(bare.get(5, Keep::Keep), Answer::RemoteAt { holder: NODE, version, digest });
+    assert_eq!(bare.get(5, Keep::Keep), Answer::RemoteAt { holder: NODE, version, digest, others: false });
 }
 
 #[test]
@@ -231,7 +235,7 @@ fn an_unchanged_page_is_neither_stored_nor_sent_again() {
     assert!(bare.tmem.put_unchanged(&handle, digest));
     assert_eq!(bare.tmem.counters().puts_unchanged, 2);
     assert_eq!((bare.tmem.gauges().bytes_stored, bare.flushes()), (0, vec![]));
-    assert_eq!(bare.get(5, Keep::Keep), Answer::RemoteAt { holder: NODE, version, digest });
+    assert_eq!(bare.get(5, Keep::Keep), Answer::RemoteAt { holder: NODE, version, digest, others: false });
     assert_eq!(bare.put(5, 3), Put::Stored, "a changed one is");
     assert_eq!(bare.flushes(), [(NODE, Flush::Copy { handle, version })]);
 }
@@ -273,7 +277,7 @@ fn an_ephemeral_page_at_a_dead_holder_is_a_miss() {
     let mut bare = Bare::new(PoolKind::Ephemeral, u64::MAX);
     bare.put(5, SMALL);
     let mut batch = Batch::default();
-    bare.tmem.begin_remotify(PoolKind::Ephemeral, NODE, ALL, &mut batch);
+    bare.tmem.begin_remotify(PoolKind::Ephemeral, Site::of(&[NODE]), ALL, &mut batch);
     let (handle, version, _) = batch.iter().next().expect("one page");
     bare.tmem.acknowledged(&handle, version, NODE);
     assert_eq!(bare.tmem.holder_died(NODE), 0);
@@ -285,10 +289,10 @@ fn a_copy_that_a_holder_forgot_or_damaged_is_a_loss_and_stays_one() {
     for why in [Loss::HolderForgot, Loss::Corrupt, Loss::SpillFailed] {
         let mut bare = persistent();
         let (handle, version) = bare.remote(5, SMALL, NODE);
-        let Unfetched::Lost(lost) = bare.tmem.unfetched(&handle, version, why) else { panic!("not lost") };
+        let Unfetched::Lost(lost) = bare.tmem.unfetched(&handle, version, NODE, why) else { panic!("not lost") };
         assert_eq!((lost.holder, lost.why), (Some(NODE), why));
         assert_eq!(bare.get(5, Keep::Keep), Answer::Lost(lost));
-        assert_eq!(bare.tmem.unfetched(&handle, version, why), Unfetched::Stale);
+        assert_eq!(bare.tmem.unfetched(&handle, version, NODE, why), Unfetched::Stale);
         bare.tmem.flush_page(&handle);
         assert_eq!(bare.get(5, Keep::Keep), Answer::Miss);
     }
@@ -298,7 +302,7 @@ fn a_copy_that_a_holder_forgot_or_damaged_is_a_loss_and_stays_one() {
 fn a_deadline_is_a_loss_for_that_get_only() {
     let mut bare = persistent();
     let (handle, version) = bare.remote(5, SMALL, NODE);
-    assert!(matches!(bare.tmem.unfetched(&handle, version, Loss::Deadline), Unfetched::Lost(_)));
+    assert!(matches!(bare.tmem.unfetched(&handle, version, NODE, Loss::Deadline), Unfetched::Lost(_)));
     assert!(matches!(bare.get(5, Keep::Keep), Answer::RemoteAt { .. }));
 }
 
@@ -308,7 +312,7 @@ fn a_fetch_that_a_put_overtook_is_stale() {
     let (handle, version) = bare.remote(5, SMALL, NODE);
     bare.put(5, 3);
     assert_eq!(bare.tmem.localified(&handle, version, Keep::Free), Fetched::Stale);
-    assert_eq!(bare.tmem.unfetched(&handle, version, Loss::HolderForgot), Unfetched::Stale);
+    assert_eq!(bare.tmem.unfetched(&handle, version, NODE, Loss::HolderForgot), Unfetched::Stale);
     assert_eq!(bare.get(5, Keep::Keep), Answer::Local);
     bare.assert_copied(3);
 }
@@ -345,7 +349,7 @@ fn a_page_comes_home_when_there_is_room_and_its_remote_copy_goes() {
     let mut world = World::new(1 << 20, Codec::Lz4);
     let handle = world.handle(0, 1, 5);
     world.put(handle, SMALL);
-    world.send_batch(PoolKind::Persistent, 0, 10);
+    world.send_batch(PoolKind::Persistent, &[0], 10);
     world.deliver(0, true, true);
     world.hear(0);
     world.tmem.set_limit_bytes(0);
@@ -412,4 +416,127 @@ fn too_many_pools_are_refused_and_counted() {
     assert_eq!(bare.tmem.counters().pools_refused, 2);
     bare.tmem.destroy_pool(bare.pool);
     assert!(bare.tmem.new_pool(PoolKind::Persistent).is_ok());
+}
+
+fn sent_to_two(bare: &mut Bare, index: u32) -> (Handle, u32) {
+    assert_eq!(bare.put(index, SMALL), Put::Stored);
+    bare.send_to(&[NODE, OTHER])[0]
+}
+
+/// As `sent_to_two`, and both have acknowledged.
+fn at_two(bare: &mut Bare, index: u32) -> (Handle, u32) {
+    let (handle, version) = sent_to_two(bare, index);
+    assert_eq!(bare.tmem.acknowledged(&handle, version, NODE), Acknowledged::Waiting);
+    assert_eq!(bare.tmem.acknowledged(&handle, version, OTHER), Acknowledged::Remote);
+    (handle, version)
+}
+
+/// Promise 3 with several copies.
+#[test]
+fn the_last_local_copy_is_freed_only_when_every_holder_has_acknowledged() {
+    let mut bare = persistent();
+    let (handle, version) = sent_to_two(&mut bare, 5);
+    assert_eq!(bare.tmem.acknowledged(&handle, version, OTHER), Acknowledged::Waiting);
+    assert_eq!(bare.get(5, Keep::Keep), Answer::Local);
+    bare.assert_copied(SMALL);
+    assert_eq!(bare.tmem.gauges().pages_in_transit, 1);
+    assert_eq!(bare.tmem.acknowledged(&handle, version, NODE), Acknowledged::Remote);
+    assert_eq!(bare.tmem.bytes_in_transit(), 0);
+    assert!(matches!(bare.get(5, Keep::Keep), Answer::RemoteAt { holder: NODE, others: true, .. }));
+}
+
+#[test]
+fn a_copy_that_one_holder_refused_brings_the_page_back_and_the_other_flushes_it() {
+    let mut bare = persistent();
+    let (handle, version) = sent_to_two(&mut bare, 5);
+    bare.tmem.acknowledged(&handle, version, NODE);
+    bare.tmem.refused(&handle, version, OTHER);
+    assert_eq!(bare.get(5, Keep::Keep), Answer::Local);
+    assert_eq!(bare.flushes(), [(NODE, Flush::Copy { handle, version })]);
+    // The other way round: the acknowledgement comes after the refusal.
+    let (handle, version) = sent_to_two(&mut bare, 6);
+    bare.tmem.refused(&handle, version, OTHER);
+    assert_eq!(bare.flushes(), []);
+    assert_eq!(bare.tmem.acknowledged(&handle, version, NODE), Acknowledged::Stale);
+    assert_eq!(bare.flushes(), [(NODE, Flush::Copy { handle, version })]);
+}
+
+#[test]
+fn a_flush_of_a_page_that_one_of_two_holders_has_reaches_both() {
+    let mut bare = persistent();
+    for whole in [false, true] {
+        let (handle, version) = sent_to_two(&mut bare, 5);
+        bare.tmem.acknowledged(&handle, version, OTHER);
+        if whole {
+            bare.tmem.flush_object(handle.pool, handle.object);
+            let what = Flush::Object { pool: handle.pool, object: handle.object };
+            assert_eq!(bare.flushes(), [(NODE, what), (OTHER, what)]);
+        } else {
+            bare.tmem.flush_page(&handle);
+            let what = Flush::Copy { handle, version };
+            assert_eq!(bare.flushes(), [(NODE, what), (OTHER, what)]);
+        }
+        assert_eq!(bare.tmem.acknowledged(&handle, version, NODE), Acknowledged::Stale);
+        assert_eq!(bare.flushes(), [(NODE, Flush::Copy { handle, version })]);
+    }
+}
+
+#[test]
+fn a_page_with_two_copies_outlives_either_holder_but_not_both() {
+    for first in [NODE, OTHER] {
+        let second = if first == NODE { OTHER } else { NODE };
+        let mut bare = persistent();
+        at_two(&mut bare, 5);
+        let (handle, version) = sent_to_two(&mut bare, 6);
+        bare.tmem.acknowledged(&handle, version, second);
+        assert_eq!(bare.tmem.holder_died(first), 0);
+        assert!(matches!(bare.get(5, Keep::Keep), Answer::RemoteAt { holder, others: false, .. } if holder == second));
+        assert_eq!(bare.get(6, Keep::Keep), Answer::Local, "what was on its way is here");
+        assert_eq!(bare.flushes(), [(second, Flush::Copy { handle, version })]);
+        assert_eq!(bare.tmem.holder_died(second), 1);
+        assert!(matches!(bare.get(5, Keep::Keep), Answer::Lost(lost) if lost.holder == Some(second)));
+    }
+}
+
+#[test]
+fn a_get_that_one_holder_cannot_serve_is_sent_to_the_other() {
+    let mut bare = persistent();
+    let (handle, version) = at_two(&mut bare, 5);
+    assert_eq!(bare.tmem.unfetched(&handle, version, NODE, Loss::Deadline), Unfetched::Elsewhere(OTHER));
+    assert_eq!(bare.tmem.unfetched(&handle, version, OTHER, Loss::Deadline), Unfetched::Elsewhere(NODE), "nobody lost it");
+    assert_eq!(bare.tmem.unfetched(&handle, version, NODE, Loss::Corrupt), Unfetched::Elsewhere(OTHER));
+    assert_eq!(bare.flushes(), [(NODE, Flush::Copy { handle, version })]);
+    assert_eq!(bare.tmem.unfetched(&handle, version, NODE, Loss::HolderDied), Unfetched::Elsewhere(OTHER), "a late word");
+    assert_eq!(bare.tmem.counters().copies_lost, 1);
+    assert!(matches!(bare.tmem.unfetched(&handle, version, OTHER, Loss::HolderForgot), Unfetched::Lost(_)));
+}
+
+#[test]
+fn a_copy_is_rebuilt_from_the_one_that_is_left() {
+    let third = HolderId(2);
+    let mut bare = persistent();
+    let (handle, version) = at_two(&mut bare, 5);
+    let thin = |bare: &Bare| {
+        let mut out = Vec::new();
+        bare.tmem.thin_pages(&|site| site.holders().len() < 2, &mut 0, (usize::MAX, 10), &mut out);
+        out
+    };
+    assert!(thin(&bare).is_empty());
+    bare.tmem.holder_died(NODE);
+    assert_eq!(thin(&bare), [(handle, version, Site::of(&[OTHER]))]);
+    assert!(bare.tmem.rebuilt(&handle, version, third));
+    assert!(thin(&bare).is_empty());
+    assert_eq!(bare.tmem.holder_died(OTHER), 0);
+    assert!(matches!(bare.get(5, Keep::Keep), Answer::RemoteAt { holder, .. } if holder == third));
+    // Put again meanwhile: what comes late is flushed.
+    bare.put(5, 3);
+    bare.flushes();
+    assert!(!bare.tmem.rebuilt(&handle, version, NODE));
+    bare.tmem.not_rebuilt(&handle, version, OTHER);
+    assert_eq!(bare.flushes(), [NODE, OTHER].map(|holder| (holder, Flush::Copy { handle, version })));
+    // Sent again, in a newer version: the older is no copy of that.
+    let (_, newer) = bare.send_all(NODE)[0];
+    bare.tmem.acknowledged(&handle, newer, NODE);
+    assert!(!bare.tmem.rebuilt(&handle, version, third));
+    assert!(matches!(bare.get(5, Keep::Keep), Answer::RemoteAt { holder: NODE, others: false, .. }));
 }

@@ -7,7 +7,7 @@ use ramster_core::handle::{Handle, HolderId, ObjectId, PoolId, PoolKind, Version
 use ramster_core::page::{Digest, PAGE_BYTES, Page};
 use ramster_core::remotify::BatchLimit;
 use ramster_core::store::HeapSlabs;
-use ramster_core::tmem::{Acknowledged, Answer, Batch, Copied, Fetched, Flush, FlushOrder, Tmem, Unfetched};
+use ramster_core::tmem::{Acknowledged, Answer, Batch, Copied, Fetched, Flush, FlushOrder, Site, Tmem, Unfetched};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub const SEED: u64 = 0x0bad_cafe;
@@ -27,7 +27,7 @@ pub enum Truth {
 type Record = (Version, Kind, Digest, Vec<u8>);
 
 enum Message {
-    Put(Handle, Record),
+    Put { handle: Handle, record: Record, rebuilds: bool },
     Flush(Flush),
 }
 
@@ -36,6 +36,8 @@ struct Answered {
     holder: HolderId,
     handle: Handle,
     version: Version,
+    /// It is of a further copy of a remote page.
+    rebuilds: bool,
     /// None: the answer was lost on its way.
     stored: Option<bool>,
 }
@@ -153,7 +155,7 @@ impl World {
                 ramster_core::compress::fill(&mut page, value);
                 self.hit(handle, &page, keep);
             }
-            Answer::RemoteAt { holder, version, digest } => self.gets.push(Getting { handle, holder, version, digest, keep }),
+            Answer::RemoteAt { holder, version, digest, .. } => self.gets.push(Getting { handle, holder, version, digest, keep }),
             Answer::Miss => self.missed(handle),
             Answer::Lost(lost) => self.lost(handle, lost),
         }
@@ -194,7 +196,8 @@ impl World {
         let Getting { handle, holder, version, digest, keep } = self.gets.remove(which % self.gets.len());
         let record = self.holders[usize::from(holder.0)].pages.get(&handle).filter(|record| record.0 == version).cloned();
         let Some((_, kind, _, bytes)) = record else {
-            match self.tmem.unfetched(&handle, version, Loss::HolderForgot) {
+            match self.tmem.unfetched(&handle, version, holder, Loss::HolderForgot) {
+                Unfetched::Elsewhere(holder) => self.gets.push(Getting { handle, holder, version, digest, keep }),
                 Unfetched::Stale => self.get(handle, keep),
                 Unfetched::Miss => self.missed(handle),
                 Unfetched::Lost(lost) => self.lost(handle, lost),
@@ -252,17 +255,35 @@ impl World {
     }
 
     /// Flushes go before the batch, on the same link: that is the rule.
-    pub fn send_batch(&mut self, kind: PoolKind, holder: u16, pages: usize) {
+    pub fn send_batch(&mut self, kind: PoolKind, holders: &[u16], pages: usize) {
         let mut batch = std::mem::take(&mut self.batch);
-        self.tmem.begin_remotify(kind, HolderId(holder), BatchLimit { pages, bytes: 1 << 20 }, &mut batch);
+        let site: Vec<_> = holders.iter().map(|holder| HolderId(*holder)).collect();
+        self.tmem.begin_remotify(kind, Site::of(&site), BatchLimit { pages, bytes: 1 << 20 }, &mut batch);
         assert!(batch.len() <= pages);
         self.send_flushes();
         for (handle, version, packed) in batch.iter() {
             let record = (version, packed.kind, packed.digest, packed.bytes.to_vec());
-            self.holders[usize::from(holder)].inbox.push_back(Message::Put(handle, record));
+            for holder in holders {
+                let put = Message::Put { handle, record: record.clone(), rebuilds: false };
+                self.holders[usize::from(*holder)].inbox.push_back(put);
+            }
         }
         self.batch = batch;
         self.check_complaint();
+    }
+
+    /// Holder `to` is sent a copy of a page that has fewer than `wanted`, from whoever has one.
+    pub fn rebuild(&mut self, to: u16, wanted: usize) {
+        let mut thin = Vec::new();
+        let too_few = |site: &Site| site.holders().len() < wanted && !site.has(HolderId(to));
+        self.tmem.thin_pages(&too_few, &mut 0, (usize::MAX, 1), &mut thin);
+        let Some((handle, version, site)) = thin.first().copied() else { return };
+        let source = site.first().expect("a remote page has a holder");
+        let record = self.holders[usize::from(source.0)].pages.get(&handle).filter(|record| record.0 == version);
+        if let Some(record) = record.cloned() {
+            self.send_flushes();
+            self.holders[usize::from(to)].inbox.push_back(Message::Put { handle, record, rebuilds: true });
+        }
     }
 
     pub fn send_flushes(&mut self) {
@@ -278,13 +299,13 @@ impl World {
         let at = &mut self.holders[usize::from(holder)];
         match at.inbox.pop_front() {
             None => {}
-            Some(Message::Put(handle, record)) => {
+            Some(Message::Put { handle, record, rebuilds }) => {
                 let version = record.0;
                 if stores {
                     at.pages.insert(handle, record);
                 }
                 let stored = answers.then_some(stores);
-                self.answers.push(Answered { holder: HolderId(holder), handle, version, stored });
+                self.answers.push(Answered { holder: HolderId(holder), handle, version, rebuilds, stored });
             }
             Some(Message::Flush(what)) => at.pages.retain(|handle, record| !flushes(what, handle, record.0)),
         }
@@ -296,8 +317,12 @@ impl World {
 
     /// The owner hears one of the answers, or gives up waiting for it.
     pub fn hear(&mut self, which: usize) {
-        let Answered { holder, handle, version, stored } = self.answers.remove(which % self.answers.len());
+        let Answered { holder, handle, version, rebuilds, stored } = self.answers.remove(which % self.answers.len());
         match stored {
+            Some(true) if rebuilds => {
+                self.tmem.rebuilt(&handle, version, holder);
+            }
+            _ if rebuilds => self.tmem.not_rebuilt(&handle, version, holder),
             Some(true) => {
                 let _: Acknowledged = self.tmem.acknowledged(&handle, version, holder);
             }
@@ -309,10 +334,19 @@ impl World {
 
     /// The holder loses everything; a new one, empty, takes its number. What it said and was told is lost with it.
     pub fn kill(&mut self, holder: u16) {
-        let mut pages = Vec::new();
-        self.tmem.remote_pages(HolderId(holder), &mut 0, usize::MAX, &mut pages);
-        let persistent: BTreeSet<Handle> =
-            pages.iter().map(|(handle, _)| *handle).filter(|handle| self.kind_of(handle) == PoolKind::Persistent).collect();
+        let mut copies: [BTreeSet<Handle>; HOLDERS as usize] = Default::default();
+        for other in 0..HOLDERS {
+            let mut pages = Vec::new();
+            self.tmem.remote_pages(HolderId(other), &mut 0, usize::MAX, &mut pages);
+            copies[usize::from(other)] = pages.iter().map(|(handle, _)| *handle).collect();
+        }
+        let elsewhere =
+            |handle: &Handle| (0..HOLDERS).any(|other| other != holder && copies[usize::from(other)].contains(handle));
+        let persistent: BTreeSet<Handle> = copies[usize::from(holder)]
+            .iter()
+            .copied()
+            .filter(|handle| self.kind_of(handle) == PoolKind::Persistent && !elsewhere(handle))
+            .collect();
         self.holders[usize::from(holder)] = Holder::default();
         self.answers.retain(|answer| answer.holder.0 != holder);
         assert_eq!(self.tmem.holder_died(HolderId(holder)), persistent.len() as u64);

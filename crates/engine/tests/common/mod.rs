@@ -1,7 +1,10 @@
 //! What the engine's tests share: pages that say what they are, servers on loopback, waits with a deadline.
 #![allow(dead_code)] // each test file uses a part of it
 
-use std::sync::Arc;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ramster_core::handle::{Handle, ObjectId, PoolId};
@@ -54,16 +57,20 @@ pub fn engine(store_bytes: u64, peers: Vec<PeerAddr>) -> Arc<Engine> {
         .expect("engine")
 }
 
-/// Waits until the store is below its limit and nothing is on its way.
+/// Waits until the store is below its limit and nothing is on its way, nor was a moment before: pages go on leaving to a little below the limit.
 pub fn wait_at_limit(engine: &Engine) {
     let start = Instant::now();
+    let mut before = None;
     loop {
         let snapshot = engine.snapshot();
-        if snapshot.store_bytes <= snapshot.store_limit_bytes && snapshot.pages_in_transit == 0 {
+        let at_limit = snapshot.store_bytes <= snapshot.store_limit_bytes && snapshot.pages_in_transit == 0;
+        let now = at_limit.then_some(snapshot.pages_remote);
+        if now.is_some() && now == before {
             return;
         }
+        before = now;
         assert!(start.elapsed() < DEADLINE, "not at its limit in time: {snapshot:#?}");
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -105,4 +112,56 @@ impl Random {
 
 fn now_ns() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// Passes bytes on, unless told otherwise.
+pub struct Proxy {
+    pub address: SocketAddr,
+    pub stalled: Arc<AtomicBool>,
+    pub links: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Proxy {
+    pub fn start(target: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let (stalled, links) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let proxy = Proxy { address, stalled: Arc::clone(&stalled), links: Arc::clone(&links) };
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(holder) = TcpStream::connect(target) else { continue };
+                let mut kept = links.lock().expect("links");
+                for stream in [&client, &holder] {
+                    stream.set_nodelay(true).expect("nodelay");
+                    kept.push(stream.try_clone().expect("clone"));
+                }
+                for (from, to) in [(&client, &holder), (&holder, &client)] {
+                    let (from, to) = (from.try_clone().expect("clone"), to.try_clone().expect("clone"));
+                    let stalled = Arc::clone(&stalled);
+                    std::thread::spawn(move || pass_on(from, to, &stalled));
+                }
+            }
+        });
+        proxy
+    }
+
+    /// Ends the links from the `first` on, in the order in which they were opened.
+    pub fn cut(&self, first: usize) {
+        for stream in self.links.lock().expect("links").drain(2 * first..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, stalled: &AtomicBool) {
+    let mut bytes = [0; 16384];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        while stalled.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
 }

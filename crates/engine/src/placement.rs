@@ -1,0 +1,155 @@
+//! Step 6: which holders get the next batch. Covers who can take one now and how many copies the durability asks for; drawing among those that can is
+//! `core::remotify`'s.
+
+use ramster_core::handle::HolderId;
+use ramster_core::remotify::{Room, place};
+use ramster_core::tmem::Site;
+
+use crate::bulk::Bulk;
+use crate::engine::Engine;
+use crate::holders::{Holder, SPILL};
+use crate::options::Durability;
+use crate::random::Draws;
+
+/// What was chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Choice {
+    Site(Site),
+    /// Enough would take it, but for batches on their way: their answers come first.
+    Busy,
+    Nowhere,
+}
+
+pub struct Placement {
+    table: Vec<(HolderId, Holder)>,
+    rooms: Vec<Room>,
+    draws: Draws,
+    /// A holder was left out only for what is on its way there.
+    busy: bool,
+}
+
+/// How many copies at peers, on different nodes, and what the spill file is for.
+struct Wanted {
+    copies: usize,
+    /// Fewer will do.
+    fewer: bool,
+    spill: Spilled,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spilled {
+    Always,
+    /// In the place of what peers do not take.
+    Missing,
+}
+
+impl Placement {
+    pub fn new(engine: &Engine) -> Self {
+        Placement { table: Vec::new(), rooms: Vec::new(), draws: Draws::new(engine.owner().client as u64), busy: false }
+    }
+
+    /// For a batch of `need_bytes`. Peers are left out unless `peers`, the spill file unless `disk`.
+    pub fn choose(
+        &mut self,
+        engine: &Engine,
+        bulks: &[Bulk],
+        (peers, disk): (bool, bool),
+        need_bytes: u64,
+        now_ms: u64,
+    ) -> Choice {
+        engine.holders().copy_into(&mut self.table);
+        let wanted = self.wanted(engine);
+        self.look(bulks, peers, now_ms);
+        let mut site = Site::of(&[]);
+        while site.holders().len() < wanted.copies {
+            let Some(holder) = place(&self.rooms, need_bytes, self.draws.draw()) else { break };
+            self.leave_out(&[holder]);
+            site = site.with(holder).unwrap_or(site);
+        }
+        let missing = site.holders().len() < wanted.copies;
+        // What is on its way will be answered soon: no reason to make do with less.
+        if missing && self.busy {
+            return Choice::Busy;
+        }
+        let enough = !missing || (wanted.fewer && !site.holders().is_empty());
+        let spills = match wanted.spill {
+            Spilled::Always => true,
+            Spilled::Missing => missing,
+        };
+        if spills && engine.spill().is_some() {
+            return if disk { Choice::Site(site.with(SPILL).unwrap_or(site)) } else { Choice::Nowhere };
+        }
+        if enough && !site.holders().is_empty() { Choice::Site(site) } else { Choice::Nowhere }
+    }
+
+    /// A peer on another node than any of `site`, for a further copy.
+    pub fn choose_another(
+        &mut self,
+        engine: &Engine,
+        bulks: &[Bulk],
+        site: &Site,
+        need_bytes: u64,
+        now_ms: u64,
+    ) -> Option<HolderId> {
+        engine.holders().copy_into(&mut self.table);
+        self.look(bulks, true, now_ms);
+        self.leave_out(site.holders());
+        place(&self.rooms, need_bytes, self.draws.draw())
+    }
+
+    /// Copies that a page without one in the spill file should have. 1 when nothing is to be rebuilt.
+    pub fn copies(&mut self, engine: &Engine) -> usize {
+        engine.holders().copy_into(&mut self.table);
+        self.wanted(engine).copies
+    }
+
+    fn wanted(&self, engine: &Engine) -> Wanted {
+        let disk = Wanted { copies: 1, fewer: true, spill: Spilled::Always };
+        let one = Wanted { copies: 1, fewer: false, spill: Spilled::Missing };
+        match engine.durability() {
+            Durability::None => one,
+            Durability::Disk => disk,
+            Durability::Copies(copies) => Wanted { copies: usize::from(copies), fewer: false, spill: Spilled::Missing },
+            Durability::Auto if self.nodes_listed() >= 2 => {
+                Wanted { copies: 2, fewer: engine.spill().is_none(), spill: Spilled::Missing }
+            }
+            Durability::Auto if engine.spill().is_some() => disk,
+            Durability::Auto => one,
+        }
+    }
+
+    fn nodes_listed(&self) -> usize {
+        let mut nodes: Vec<u64> = self.table.iter().filter(|(_, entry)| entry.listed).map(|(_, entry)| entry.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes.len()
+    }
+
+    /// Those that take pages now: listed, not down, not full, and their link not busy with as many batches as it may.
+    fn look(&mut self, bulks: &[Bulk], peers: bool, now_ms: u64) {
+        self.rooms.clear();
+        self.busy = false;
+        for (holder, entry) in self.table.iter().filter(|_| peers) {
+            if !entry.listed || entry.down_until_ms > now_ms || entry.full_until_ms > now_ms {
+                continue;
+            }
+            let free_bytes = match bulks.iter().find(|bulk| bulk.holder == *holder) {
+                Some(bulk) if !bulk.has_room_for_batch() => {
+                    self.busy |= bulk.is_busy();
+                    continue;
+                }
+                Some(bulk) => bulk.free_bytes(),
+                // Not asked yet: as good as any, until it says otherwise.
+                None => entry.free_bytes.unwrap_or(u64::MAX),
+            };
+            self.rooms.push(Room { holder: *holder, free_bytes });
+        }
+    }
+
+    /// These holders, and all others on their nodes: never two copies on one.
+    fn leave_out(&mut self, holders: &[HolderId]) {
+        let table = &self.table;
+        let node = |holder: &HolderId| table.iter().find(|(other, _)| other == holder).map(|(_, entry)| entry.node);
+        self.rooms.retain(|room| !holders.iter().any(|holder| *holder == room.holder || node(holder) == node(&room.holder)));
+    }
+}

@@ -1,0 +1,276 @@
+//! Several copies of a page: on different nodes or on disk, none of them missed while another is left, and made anew after a death.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use common::{DEADLINE, Proxy, Random, handle, page, server, wait_at_limit, wait_until};
+use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
+use ramster_core::handle::{PoolId, PoolKind};
+use ramster_core::page::PAGE_BYTES;
+use ramster_engine::{Durability, Engine, Options, PeerAddr, Stat};
+use ramster_peer::server::Server;
+
+const COUNT: u32 = 1500;
+const OFFER_BYTES: u64 = 64 << 20;
+
+fn peer(node: u64, address: impl ToString) -> PeerAddr {
+    PeerAddr { node, address: address.to_string() }
+}
+
+fn peers(servers: &[&Server]) -> Vec<PeerAddr> {
+    servers.iter().enumerate().map(|(index, server)| peer(index as u64 + 1, server.address())).collect()
+}
+
+fn engine(durability: Durability, peers: Vec<PeerAddr>) -> Arc<Engine> {
+    start(Options { durability, peers, ..options() })
+}
+
+fn options() -> Options {
+    Options {
+        local_bytes: 64 << 20,
+        store_bytes: Some(256 << 10),
+        get_deadline_ms: common::GET_DEADLINE_MS,
+        ..Options::default()
+    }
+}
+
+fn start(options: Options) -> Arc<Engine> {
+    Engine::start(&options).expect("engine")
+}
+
+fn fill(engine: &Engine, version: u32) -> PoolId {
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    put_all(engine, pool, version);
+    pool
+}
+
+fn put_all(engine: &Engine, pool: PoolId, version: u32) {
+    for index in 0..COUNT {
+        assert_eq!(engine.put(&handle(pool, index), &page(index, version)), Put::Stored);
+    }
+}
+
+fn get(engine: &Engine, pool: PoolId, index: u32, version: u32) -> Result<(), Loss> {
+    let mut found = [0; PAGE_BYTES];
+    match engine.get(&handle(pool, index), Keep::Keep, &mut found) {
+        Ok(Get::Hit) => {
+            assert!(found == page(index, version), "page {index} came with other bytes");
+            Ok(())
+        }
+        Ok(Get::Miss) => panic!("page {index} is missed"),
+        Err(lost) => Err(lost.why),
+    }
+}
+
+fn assert_all(engine: &Engine, pool: PoolId, version: u32) {
+    for index in 0..COUNT {
+        assert_eq!(get(engine, pool, index, version), Ok(()), "page {index}");
+    }
+}
+
+fn held(server: &Server) -> u64 {
+    server.stats().clients.iter().map(|client| client.pages).sum()
+}
+
+fn remote(engine: &Engine) -> u64 {
+    engine.snapshot().pages_remote
+}
+
+#[test]
+fn with_two_copies_the_death_of_either_holder_loses_nothing() {
+    let servers = [server(1, OFFER_BYTES), server(2, OFFER_BYTES)];
+    let engine = engine(Durability::Copies(2), peers(&[&servers[0], &servers[1]]));
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    assert!(remote(&engine) > 500);
+    wait_until("every page at both", || [held(&servers[0]), held(&servers[1])] == [remote(&engine); 2]);
+    let [dying, living] = servers;
+    drop(dying);
+    assert_all(&engine, pool, 0);
+    assert_eq!((engine.stats().get(Stat::PagesLost), held(&living) > 0), (0, true));
+    assert!(engine.stats().get(Stat::CopiesLost) > 500);
+}
+
+#[test]
+fn lost_copies_are_made_anew_on_another_node_and_then_the_next_death_loses_nothing_either() {
+    let servers = [server(1, OFFER_BYTES), server(2, OFFER_BYTES), server(3, OFFER_BYTES)];
+    let engine = engine(Durability::Copies(2), peers(&[&servers[0], &servers[1], &servers[2]]));
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    let [first, second, third] = servers;
+    for dying in [first, second] {
+        let before = engine.stats().get(Stat::CopiesLost);
+        let had = held(&dying);
+        assert!(had > 0);
+        drop(dying);
+        wait_until("its death noticed", || engine.stats().get(Stat::CopiesLost) >= before + had);
+        if before == 0 {
+            wait_until("copies made anew", || engine.stats().get(Stat::CopiesRebuilt) == engine.stats().get(Stat::CopiesLost));
+        }
+    }
+    wait_until("all at the one that is left", || held(&third) == remote(&engine));
+    assert_all(&engine, pool, 0);
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+}
+
+#[test]
+fn two_copies_are_never_on_one_node_and_without_a_second_node_pages_stay_at_home() {
+    // Two ways to one node.
+    let one = server(7, OFFER_BYTES);
+    let proxy = Proxy::start(one.address());
+    let engine = engine(Durability::Copies(2), vec![peer(1, one.address()), peer(2, proxy.address)]);
+    let pool = fill(&engine, 0);
+    wait_until("the remotifier stuck", || engine.has_nowhere());
+    assert_eq!((held(&one), remote(&engine)), (0, 0));
+    assert_all(&engine, pool, 0);
+    // Another node comes: now they can leave.
+    let other = server(8, OFFER_BYTES);
+    let peers = vec![peer(1, one.address()), peer(2, proxy.address), peer(3, other.address())];
+    engine.set_directives(&ramster_engine::Directives { peers: Some(peers), ..Default::default() });
+    wait_at_limit(&engine);
+    assert!(remote(&engine) > 500);
+    wait_until("every page at both", || [held(&one), held(&other)] == [remote(&engine); 2]);
+    assert_all(&engine, pool, 0);
+}
+
+#[test]
+fn automatic_durability_makes_two_copies_where_two_peers_are_listed() {
+    let servers = [server(1, OFFER_BYTES), server(2, OFFER_BYTES), server(3, OFFER_BYTES)];
+    let engine = engine(Durability::Auto, peers(&[&servers[0], &servers[1], &servers[2]]));
+    fill(&engine, 0);
+    wait_at_limit(&engine);
+    assert_eq!(servers.iter().map(held).sum::<u64>(), 2 * remote(&engine));
+    assert!(servers.iter().all(|server| held(server) > 0));
+}
+
+/// Stopped, not dead: nobody says so, and its pages come from elsewhere all the same.
+#[test]
+fn a_page_whose_first_holder_does_not_answer_comes_from_the_other() {
+    let servers = [server(1, OFFER_BYTES), server(2, OFFER_BYTES)];
+    let proxies = [Proxy::start(servers[0].address()), Proxy::start(servers[1].address())];
+    let engine = engine(Durability::Copies(2), vec![peer(1, proxies[0].address), peer(2, proxies[1].address)]);
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    for proxy in &proxies {
+        proxy.stalled.store(true, Ordering::SeqCst);
+        assert_all(&engine, pool, 0);
+        proxy.stalled.store(false, Ordering::SeqCst);
+    }
+    assert!(engine.stats().get(Stat::GetsElsewhere) > 0);
+    let stats = engine.stats();
+    assert_eq!((stats.get(Stat::PagesLost), stats.get(Stat::GetsDeadline)), (0, 0));
+}
+
+#[test]
+fn with_a_copy_on_disk_pages_come_from_the_peer_while_it_lives_and_from_the_disk_after_that() {
+    let dir = std::env::temp_dir();
+    let holder = server(1, OFFER_BYTES);
+    let engine = start(Options { durability: Durability::Disk, peers: peers(&[&holder]), spill_dir: Some(dir), ..options() });
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    let away = remote(&engine);
+    assert!(away > 500);
+    assert_eq!((held(&holder), engine.stats().get(Stat::PagesSpilled)), (away, away));
+    assert_all(&engine, pool, 0);
+    assert_eq!(engine.stats().get(Stat::PagesUnspilled), 0);
+    drop(holder);
+    assert_all(&engine, pool, 0);
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+    assert!(engine.stats().get(Stat::PagesUnspilled) > 500);
+    // And new pages, with no peer left.
+    put_all(&engine, pool, 1);
+    wait_at_limit(&engine);
+    assert_all(&engine, pool, 1);
+}
+
+#[test]
+fn a_disk_stands_in_for_the_copies_that_no_peer_takes() {
+    let holder = server(1, OFFER_BYTES);
+    let spill_dir = Some(std::env::temp_dir());
+    let engine = start(Options { durability: Durability::Copies(2), peers: peers(&[&holder]), spill_dir, ..options() });
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    assert_eq!((held(&holder), engine.stats().get(Stat::PagesSpilled)), (remote(&engine), remote(&engine)));
+    drop(holder);
+    assert_all(&engine, pool, 0);
+}
+
+#[test]
+fn durability_that_cannot_be_is_named_at_the_start() {
+    for (durability, word) in
+        [(Durability::Copies(4), "copies=4"), (Durability::Copies(0), "copies=0"), (Durability::Disk, "disk")]
+    {
+        let error = Engine::start(&Options { durability, ..options() }).err().expect("an error").to_string();
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+/// Deaths and returns, one at a time and each seen to before the next, under puts, gets and flushes: nothing is lost, ever.
+#[test]
+fn any_single_death_at_a_time_loses_nothing_whatever_happens_meanwhile() {
+    let mut random = Random::new("single deaths");
+    let mut servers: Vec<Option<Server>> = (1..=4).map(|node| Some(server(node, OFFER_BYTES))).collect();
+    let listed = |servers: &[Option<Server>]| -> Vec<PeerAddr> {
+        let up = servers.iter().flatten();
+        up.enumerate().map(|(index, server)| peer(index as u64 + 1, server.address())).collect()
+    };
+    let engine = engine(Durability::Copies(2), listed(&servers));
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    let mut versions = vec![None; COUNT as usize];
+    for _ in 0..6 {
+        for _ in 0..3000 {
+            one_step(&engine, pool, &mut versions, &mut random);
+        }
+        let dying = random.below(4) as usize;
+        servers[dying] = None;
+        for _ in 0..1500 {
+            one_step(&engine, pool, &mut versions, &mut random);
+        }
+        servers[dying] = Some(server(dying as u64 + 1, OFFER_BYTES));
+        engine.set_directives(&ramster_engine::Directives { peers: Some(listed(&servers)), ..Default::default() });
+        // Its death is noticed by whoever asks it first; all pages are asked for here.
+        check_all(&engine, pool, &versions);
+        wait_until("every page with two copies again", || {
+            let copies: u64 = servers.iter().flatten().map(held).sum();
+            copies == 2 * remote(&engine) && engine.snapshot().flushes_waiting == 0
+        });
+    }
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+    assert!(engine.stats().get(Stat::CopiesRebuilt) > 100);
+}
+
+fn one_step(engine: &Engine, pool: PoolId, versions: &mut [Option<u32>], random: &mut Random) {
+    let index = random.below(COUNT);
+    let version = &mut versions[index as usize];
+    match random.below(10) {
+        0..5 => {
+            let next = random.below(u32::MAX);
+            assert_eq!(engine.put(&handle(pool, index), &page(index, next)), Put::Stored);
+            *version = Some(next);
+        }
+        5 => {
+            engine.flush_page(&handle(pool, index));
+            *version = None;
+        }
+        _ => check(engine, pool, index, *version),
+    }
+}
+
+fn check(engine: &Engine, pool: PoolId, index: u32, version: Option<u32>) {
+    let mut found = [0; PAGE_BYTES];
+    match (engine.get(&handle(pool, index), Keep::Keep, &mut found), version) {
+        (Ok(Get::Hit), Some(version)) => assert!(found == page(index, version), "page {index} is not version {version}"),
+        (Ok(Get::Miss), None) => {}
+        (got, expected) => panic!("page {index}: {got:?}, expected {expected:?}"),
+    }
+}
+
+fn check_all(engine: &Engine, pool: PoolId, versions: &[Option<u32>]) {
+    let start = std::time::Instant::now();
+    for (index, version) in versions.iter().enumerate() {
+        check(engine, pool, index as u32, *version);
+        assert!(start.elapsed() < DEADLINE);
+    }
+}
