@@ -355,6 +355,14 @@ impl<M: SlabMemory> Foreign<M> {
         self.offer_bytes.saturating_sub(self.used_bytes)
     }
 
+    /// What this owner is asked to take away: its share of what is held beyond the offer.
+    pub fn recall_bytes(&self, seat: Seat) -> u64 {
+        let bytes = self.account(seat).map_or(0, |account| account.bytes);
+        let over = self.used_bytes.saturating_sub(self.offer_bytes);
+        // Shared pages are counted with each who sees them: the shares may add up to more than what is over.
+        (u128::from(bytes) * u128::from(over)).div_ceil(u128::from(self.used_bytes.max(1))).min(u128::from(bytes)) as u64
+    }
+
     pub fn clients(&self) -> Vec<ClientCount> {
         let count = |a: &Account| ClientCount { owner: a.owner, links: a.links, pages: a.pages, bytes: a.bytes };
         self.accounts.iter().flatten().map(count).collect()

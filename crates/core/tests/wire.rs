@@ -120,7 +120,7 @@ proptest! {
         encode::share(&mut out, request, &owner);
         encode::done(&mut out, request, &done);
         encode::farewell(&mut out, request, &done);
-        encode::status(&mut out, offer_bytes, free_bytes);
+        encode::status(&mut out, offer_bytes, free_bytes, account);
         for kind in [Kind::Goodbye, Kind::Ping, Kind::Pong] {
             encode::bare(&mut out, kind, request);
         }
@@ -129,7 +129,7 @@ proptest! {
             Message::Hello(hello), Message::Welcome(welcome), Message::Refuse(refuse),
             Message::FlushRange { first: handle, count }, Message::FlushObject { pool: handle.pool, object: handle.object },
             Message::DestroyPool(handle.pool), Message::Share(owner), Message::Done(done), Message::Farewell(done),
-            Message::Status { offer_bytes, free_bytes }, Message::Goodbye, Message::Ping, Message::Pong,
+            Message::Status { offer_bytes, free_bytes, recall_bytes: account }, Message::Goodbye, Message::Ping, Message::Pong,
         ]);
     }
 

@@ -76,7 +76,7 @@ pub enum NotFetched {
     Refused,
 }
 
-/// A page that was asked for, to be copied to another holder.
+/// A page that was asked for, to be copied to another holder or kept here.
 pub struct Fetched {
     pub handle: Handle,
     pub version: Version,
@@ -127,7 +127,7 @@ impl Bulk {
         Ok(true)
     }
 
-    /// Asks for pages that are to be copied to another holder; one request at a time. False: not now.
+    /// Asks for pages that are to change holders; one request at a time. False: not now.
     pub fn ask(&mut self, pages: &[(Handle, Version)], now_ms: u64) -> Result<bool, Trouble> {
         if self.asked.is_some() {
             return Ok(false);

@@ -21,6 +21,7 @@ use crate::blocking::Waiter;
 use crate::fork::Forks;
 use crate::holders::Holders;
 use crate::lane::{Lane, LaneCore};
+use crate::limits::Limits;
 use crate::options::{CodecName, Directives, Durability, Options, StartError};
 use crate::putter::Putter;
 use crate::random::{random_bytes, random_u64s};
@@ -63,35 +64,6 @@ pub struct Engine {
     closing: Bell,
     program: String,
     node_socket: Option<PathBuf>,
-}
-
-/// An eighth would waste memory that is paid for; a thirty-second of a small limit would hold no batch.
-const SLACK_SHARE: u64 = 16;
-
-/// How much of what. Directives change it at any time; nobody waits for anybody to read it.
-pub(crate) struct Limits {
-    local_bytes: u64,
-    /// u64::MAX: none given.
-    resident_limit_bytes: AtomicU64,
-    /// u64::MAX: none given.
-    store_limit_bytes: AtomicU64,
-    resident_bytes: AtomicU64,
-    store_bytes: AtomicU64,
-    /// Pages at holders or on their way there: while there are none, nobody need ask whether a put is unchanged.
-    pages_away: AtomicU64,
-    flushes_waiting: AtomicU64,
-    pub(crate) remotify: AtomicBool,
-    codec: AtomicU64,
-    remote_codec: AtomicU64,
-    durability: AtomicU64,
-    /// Copies of pages were lost, and the remotifier has not looked yet.
-    pub(crate) thinned: AtomicBool,
-    /// A put over the limit waits or is refused (pools); otherwise it is taken as long as there is memory (the pager, which has nothing better).
-    hard: bool,
-    /// The remotifier found nowhere to put pages; it looks again then.
-    pub(crate) stuck_until_ms: AtomicU64,
-    /// Rung when the store has shrunk, or is stuck.
-    pub(crate) room: Bell,
 }
 
 impl Engine {
@@ -434,52 +406,6 @@ impl Drop for Engine {
 fn arena_bytes() -> u64 {
     let info = rustix::system::sysinfo();
     (info.totalram as u64).saturating_mul(u64::from(info.mem_unit).max(1)).max(1 << 30)
-}
-
-impl Limits {
-    fn new(options: &Options, hard: bool) -> Self {
-        Limits {
-            local_bytes: options.local_bytes,
-            resident_limit_bytes: AtomicU64::new(options.resident_bytes.unwrap_or(u64::MAX)),
-            store_limit_bytes: AtomicU64::new(options.store_bytes.unwrap_or(u64::MAX)),
-            resident_bytes: AtomicU64::new(0),
-            store_bytes: AtomicU64::new(0),
-            pages_away: AtomicU64::new(0),
-            flushes_waiting: AtomicU64::new(0),
-            remotify: AtomicBool::new(true),
-            codec: AtomicU64::new(options.codec as u64),
-            remote_codec: AtomicU64::new(options.remote_codec.map_or(u64::MAX, |codec| codec as u64)),
-            durability: AtomicU64::new(options.durability.to_number()),
-            thinned: AtomicBool::new(false),
-            hard,
-            stuck_until_ms: AtomicU64::new(0),
-            room: Bell::new(),
-        }
-    }
-
-    /// What the store may take: given, or what the resident pages leave of the local limit. Half of it when nobody said how to divide.
-    fn store_limit_bytes(&self) -> u64 {
-        let given = self.store_limit_bytes.load(Relaxed);
-        if self.hard {
-            return given.min(self.local_bytes);
-        }
-        let resident_limit = match self.resident_limit_bytes.load(Relaxed) {
-            u64::MAX => self.local_bytes / 2,
-            bytes => bytes,
-        };
-        let rest = self.local_bytes.saturating_sub(resident_limit.max(self.resident_bytes.load(Relaxed)));
-        given.min(rest)
-    }
-
-    /// Over it pages leave: a little below the limit, so that puts find room while others are on their way out.
-    pub(crate) fn soft_limit_bytes(&self) -> u64 {
-        let limit = self.store_limit_bytes();
-        limit - limit / SLACK_SHARE
-    }
-
-    fn is_stuck(&self, now_ms: u64) -> bool {
-        self.stuck_until_ms.load(Relaxed) > now_ms
-    }
 }
 
 impl Guarded {

@@ -11,6 +11,7 @@ mod fetches;
 mod fork;
 mod holders;
 mod lane;
+mod limits;
 mod links;
 mod options;
 mod packing;

@@ -1,12 +1,16 @@
-//! New copies for those that died with a holder: read from a holder that is left, as they are sealed, and sent to another. Covers finding the pages, the one
-//! batch that is under way and the rate; that a page has a copy less is tmem's knowledge, and who takes one `placement.rs`'s choice.
+//! Pages that must change holders. Copies that died with a holder are made anew: read from one that is left, as they are sealed, and sent to another. What a
+//! holder recalls comes home, from where it leaves again like any other page. Covers finding the pages, the one batch that is under way and the rate; that a
+//! page has a copy less is tmem's knowledge, and who takes one `placement.rs`'s choice.
 
 use std::sync::atomic::Ordering::SeqCst;
 
 use ramster_core::backend::Loss;
+use ramster_core::compress::{Kind, Packed};
 use ramster_core::handle::{Handle, HolderId, Version};
+use ramster_core::page::{Digest, PAGE_BYTES};
 use ramster_core::remotify::BATCH_PAGES;
-use ramster_core::tmem::Site;
+use ramster_core::seal::TAG_BYTES;
+use ramster_core::tmem::{Away, Site};
 use ramster_core::wire::message::{Blob, PutPage};
 
 use crate::bulk::{Fetched, NotFetched};
@@ -24,6 +28,10 @@ const LOOKS: usize = 16;
 const BYTES_PER_MS: u64 = 64 << 10;
 /// Nobody takes a copy: look again then.
 const NOWHERE_MS: u64 = 1000;
+/// What came home leaves again first, when there is somewhere to go.
+const ROOM_MS: u64 = 5;
+/// A link that takes no request now.
+const NOT_NOW_MS: u64 = 50;
 
 #[derive(Default)]
 pub struct Rebuild {
@@ -32,16 +40,42 @@ pub struct Rebuild {
     cursor: u32,
     /// Something was found since the walk last came round.
     found: bool,
+    /// What holders want taken away, oldest first.
+    recalls: Vec<Recall>,
     under_way: Option<UnderWay>,
     not_before_ms: u64,
 }
 
-/// One batch: asked of `source`, then sent to `target`.
+/// At most one a holder.
+#[derive(Clone, Copy)]
+struct Recall {
+    holder: HolderId,
+    bytes_left: u64,
+    cursor: u32,
+    /// Something was found since the walk last came round.
+    found: bool,
+}
+
+/// One batch: asked of `source`, then sent to `target`, or kept here.
 #[derive(Clone, Copy)]
 struct UnderWay {
     source: HolderId,
-    target: HolderId,
+    target: Option<HolderId>,
     sent: bool,
+}
+
+impl Rebuild {
+    /// A holder wants that much taken away; 0: nothing.
+    pub fn recall(&mut self, holder: HolderId, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        let recall = Recall { holder, bytes_left: bytes, cursor: 0, found: true };
+        match self.recalls.iter_mut().find(|recall| recall.holder == holder) {
+            Some(known) => *known = recall,
+            None => self.recalls.push(recall),
+        }
+    }
 }
 
 impl Remotifier {
@@ -53,12 +87,19 @@ impl Remotifier {
         if let Some(under_way) = self.rebuild.under_way {
             self.go_on(engine, under_way, now_ms);
         }
-        if self.rebuild.under_way.is_some() || !self.rebuild.walking {
+        if self.rebuild.under_way.is_some() || (!self.rebuild.walking && self.rebuild.recalls.is_empty()) {
             return None;
         }
         if now_ms < self.rebuild.not_before_ms {
             return Some(self.rebuild.not_before_ms - now_ms);
         }
+        if let Some(recall) = self.rebuild.recalls.first().copied() {
+            return self.fetch_recalled(engine, recall, now_ms);
+        }
+        self.find_thin(engine, now_ms)
+    }
+
+    fn find_thin(&mut self, engine: &Engine, now_ms: u64) -> Option<u64> {
         let wanted = self.placement.copies(engine);
         let mut untaken = false;
         for _ in 0..LOOKS {
@@ -85,15 +126,15 @@ impl Remotifier {
     }
 
     /// Pages with too few copies, all with the same holders; and whether there were others beside them.
-    fn find(&mut self, engine: &Engine, wanted: usize) -> (Vec<(Handle, Version, Site)>, bool) {
+    fn find(&mut self, engine: &Engine, wanted: usize) -> (Vec<Away>, bool) {
         let mut thin = Vec::new();
         let rebuild = &mut self.rebuild;
         let too_few = |site: &Site| !site.has(SPILL) && site.holders().len() < wanted;
-        engine.with_tmem(|tmem| tmem.thin_pages(&too_few, &mut rebuild.cursor, (LOOK_CHUNKS, PAGES), &mut thin));
+        engine.with_tmem(|tmem| tmem.pages_at(&too_few, &mut rebuild.cursor, (LOOK_CHUNKS, PAGES), &mut thin));
         let count = thin.len();
-        if let Some((_, _, site)) = thin.first().copied() {
+        if let Some(Away { site, .. }) = thin.first().copied() {
             rebuild.found = true;
-            thin.retain(|(_, _, other)| *other == site);
+            thin.retain(|page| page.site == site);
             thin.truncate(PAGES);
         }
         if rebuild.cursor == 0 && count == 0 {
@@ -105,16 +146,21 @@ impl Remotifier {
     }
 
     /// False: nobody takes a copy of these now.
-    fn begin(&mut self, engine: &Engine, thin: &[(Handle, Version, Site)], now_ms: u64) -> bool {
-        let Some((_, _, site)) = thin.first() else { return false };
+    fn begin(&mut self, engine: &Engine, thin: &[Away], now_ms: u64) -> bool {
+        let Some(Away { site, .. }) = thin.first() else { return false };
         let Some(source) = site.first() else { return false };
-        let need_bytes = (PAGES * ramster_core::page::PAGE_BYTES) as u64;
+        let need_bytes = (PAGES * PAGE_BYTES) as u64;
         let Some(target) = self.placement.choose_another(engine, &self.bulks, site, need_bytes, now_ms) else { return false };
         if self.bulk(engine, target).is_err() {
             return false;
         }
+        self.ask(engine, source, Some(target), thin, now_ms)
+    }
+
+    /// False: not now.
+    fn ask(&mut self, engine: &Engine, source: HolderId, target: Option<HolderId>, pages: &[Away], now_ms: u64) -> bool {
         let Ok(index) = self.bulk(engine, source) else { return false };
-        let pages: Vec<(Handle, Version)> = thin.iter().map(|(handle, version, _)| (*handle, *version)).collect();
+        let pages: Vec<(Handle, Version)> = pages.iter().map(|page| (page.handle, page.version)).collect();
         match self.bulks[index].ask(&pages, now_ms) {
             Ok(asked) => {
                 self.rebuild.under_way = asked.then_some(UnderWay { source, target, sent: false });
@@ -128,10 +174,71 @@ impl Remotifier {
         }
     }
 
+    /// The next pages of a holder that wants to be rid of them. Those that are on disk too just go from there.
+    fn fetch_recalled(&mut self, engine: &Engine, mut recall: Recall, now_ms: u64) -> Option<u64> {
+        let is_over = engine.store_bytes() > engine.limits.soft_limit_bytes();
+        if is_over && !engine.has_nowhere() {
+            return Some(ROOM_MS);
+        }
+        let mut pages = Vec::new();
+        let holder = recall.holder;
+        engine.with_tmem(|tmem| {
+            tmem.pages_at(&|site| site.has(holder), &mut recall.cursor, (LOOK_CHUNKS * LOOKS, PAGES / 2), &mut pages);
+        });
+        pages.truncate(BATCH_PAGES);
+        recall.found |= !pages.is_empty();
+        let (on_disk, only_there): (Vec<Away>, Vec<Away>) = pages.into_iter().partition(|page| page.site.has(SPILL));
+        engine.with_tmem(|tmem| {
+            for page in &on_disk {
+                tmem.unfetched(&page.handle, page.version, holder, Loss::HolderForgot);
+            }
+        });
+        let gone: usize = on_disk.iter().chain(&only_there).map(|page| page.bytes).sum();
+        recall.bytes_left = recall.bytes_left.saturating_sub(gone as u64);
+        if !only_there.is_empty() && !self.ask(engine, holder, None, &only_there, now_ms) {
+            // Were it dead, tmem would know by now, and the next look finds nothing there.
+            return Some(NOT_NOW_MS);
+        }
+        // All that was wanted, or once round without any: done.
+        let is_over = recall.bytes_left == 0 || (recall.cursor == 0 && !std::mem::replace(&mut recall.found, false));
+        match self.rebuild.recalls.first_mut() {
+            Some(_) if is_over => {
+                self.rebuild.recalls.remove(0);
+            }
+            Some(first) => *first = recall,
+            None => {}
+        }
+        self.rebuild.under_way.is_none().then_some(0)
+    }
+
+    /// Pages that came to stay here.
+    fn take_home(&mut self, engine: &Engine, source: HolderId, fetched: &[Fetched], now_ms: u64) {
+        let mut buffer = [0; PAGE_BYTES + TAG_BYTES];
+        let mut bytes_home = 0;
+        for page in fetched {
+            let Ok((kind, tag, bytes)) = &page.what else { continue };
+            let Some(kind) = Kind::from_tag(*kind) else { continue };
+            bytes_home += bytes.len() as u64;
+            let opened = engine.seals().open(&page.handle, page.version, kind, tag, bytes, &mut buffer);
+            engine.with_tmem(|tmem| match opened {
+                // tmem knows the digest, and whoever unpacks the page checks it.
+                Ok(bytes) => {
+                    let packed = Packed { kind, digest: Digest::default(), bytes };
+                    tmem.repatriated(&page.handle, page.version, packed);
+                }
+                Err(_) => {
+                    tmem.unfetched(&page.handle, page.version, source, Loss::Corrupt);
+                }
+            });
+        }
+        self.rebuild.not_before_ms = now_ms + bytes_home / BYTES_PER_MS;
+        engine.note_pressure();
+    }
+
     fn go_on(&mut self, engine: &Engine, under_way: UnderWay, now_ms: u64) {
         let UnderWay { source, target, sent } = under_way;
         if sent {
-            if !self.bulks.iter().any(|bulk| bulk.holder == target && bulk.is_rebuilding()) {
+            if !self.bulks.iter().any(|bulk| Some(bulk.holder) == target && bulk.is_rebuilding()) {
                 self.rebuild.under_way = None;
             }
             return;
@@ -155,6 +262,7 @@ impl Remotifier {
                 tmem.unfetched(&page.handle, page.version, source, Loss::HolderForgot);
             }
         });
+        let Some(target) = target else { return self.take_home(engine, source, fetched, now_ms) };
         fn put(page: &Fetched) -> Option<PutPage<'_>> {
             let (kind, tag, bytes) = page.what.as_ref().ok()?;
             Some(PutPage { handle: page.handle, version: page.version, blob: Blob { kind: *kind, tag: *tag, bytes } })
@@ -162,10 +270,12 @@ impl Remotifier {
         let pages: Vec<PutPage<'_>> = fetched.iter().filter_map(put).collect();
         let bytes: usize = pages.iter().map(|page| page.blob.bytes.len()).sum();
         self.rebuild.not_before_ms = now_ms + (bytes as u64 / BYTES_PER_MS).max(1);
+        // A flush for an earlier try MUST reach the holder before this one.
+        self.flush_now(engine, now_ms);
         let taker = self.bulks.iter().position(|bulk| bulk.holder == target && bulk.has_room_for_batch());
         let Some(index) = taker.filter(|_| !pages.is_empty()) else { return };
         match self.bulks[index].send_batch(&pages, true, now_ms) {
-            Ok(true) => self.rebuild.under_way = Some(UnderWay { source, target, sent: true }),
+            Ok(true) => self.rebuild.under_way = Some(UnderWay { source, target: Some(target), sent: true }),
             Ok(false) => {}
             Err(trouble) => {
                 let bulk = self.bulks.swap_remove(index);

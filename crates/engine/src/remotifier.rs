@@ -1,5 +1,5 @@
 //! Step 6: the thread that sends pages away when the store is over its limit, and tells holders what was flushed. Covers the loop and its decisions'
-//! execution; which pages is tmem's choice, which holders `placement.rs`'s, new copies for lost ones `rebuild.rs`'s. Never frees a page that was not acknowledged
+//! execution; which pages is tmem's choice, which holders `placement.rs`'s, new copies for lost ones and what holders want back `rebuild.rs`'s. Never frees a page that was not acknowledged
 //! by all its holders. Idle, it sleeps for good.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -117,6 +117,8 @@ impl Remotifier {
             }
         }
         let rebuild_ms = self.rebuild(engine, now);
+        // Answers and moves leave copies that nobody wants.
+        engine.note_flushes();
         let flush_ms = self.flush_at_ms.map(|at_ms| at_ms.saturating_sub(now));
         let answer_ms = self.bulks.iter().filter_map(Bulk::deadline_ms).min().map(|at_ms| at_ms.saturating_sub(now));
         [wait_ms, rebuild_ms, flush_ms, answer_ms].into_iter().flatten().min()
@@ -146,6 +148,7 @@ impl Remotifier {
                 received = Err(Trouble::Silent);
             }
             let free_bytes = bulk.free_bytes();
+            self.rebuild.recall(holder, bulk.link.take_recall_bytes());
             self.heed_answers(engine, holder, free_bytes, now);
             match received {
                 Ok(()) => index += 1,
@@ -237,6 +240,16 @@ impl Remotifier {
             }
         }
         self.send_flushes(engine, now_ms);
+    }
+
+    /// All that is queued, ahead of what is sent next.
+    pub(crate) fn flush_now(&mut self, engine: &Engine, now_ms: u64) {
+        let orders = &mut self.orders;
+        engine.with_tmem(|tmem| tmem.take_flushes(usize::MAX, orders));
+        if !self.orders.is_empty() {
+            self.hand_out_orders(engine);
+            self.send_flushes(engine, now_ms);
+        }
     }
 
     /// To the spill file at once, to links in order. What has no link for the moment stays in `orders`, in order.

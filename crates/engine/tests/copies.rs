@@ -274,3 +274,77 @@ fn check_all(engine: &Engine, pool: PoolId, versions: &[Option<u32>]) {
         assert!(start.elapsed() < DEADLINE);
     }
 }
+
+/// Also the way in which a node goes: it offers nothing any more, and waits until it holds nothing.
+#[test]
+fn what_a_holder_recalls_goes_to_another_and_nothing_is_lost() {
+    let servers = [server(1, OFFER_BYTES), server(2, OFFER_BYTES)];
+    let engine = engine(Durability::None, peers(&[&servers[0], &servers[1]]));
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    assert!(servers.iter().all(|server| held(server) > 100));
+    servers[0].set_offer(0);
+    wait_until("the first holder empty", || held(&servers[0]) == 0);
+    wait_at_limit(&engine);
+    assert_eq!(held(&servers[1]), remote(&engine));
+    assert_all(&engine, pool, 0);
+    assert_eq!((engine.stats().get(Stat::PagesLost), engine.stats().get(Stat::PutsRefused)), (0, 0));
+}
+
+#[test]
+fn what_a_holder_recalls_comes_home_when_nobody_else_takes_it() {
+    let holder = server(1, OFFER_BYTES);
+    let engine = engine(Durability::None, peers(&[&holder]));
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    holder.set_offer(0);
+    wait_until("the holder empty", || held(&holder) == 0);
+    assert_eq!(remote(&engine), 0);
+    drop(holder);
+    assert_all(&engine, pool, 0);
+}
+
+#[test]
+fn a_holder_that_recalls_a_part_keeps_the_rest() {
+    let servers = [server(1, OFFER_BYTES), server(2, OFFER_BYTES)];
+    let engine = engine(Durability::Copies(2), peers(&[&servers[0], &servers[1]]));
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    let used = servers[0].stats().used_bytes;
+    servers[0].set_offer(used / 2);
+    wait_until("half of it", || servers[0].stats().used_bytes <= used / 2);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(servers[0].stats().used_bytes > used / 4, "it recalled half, not all");
+    assert_all(&engine, pool, 0);
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+}
+
+#[test]
+fn what_is_on_disk_too_goes_from_a_recalling_holder_without_coming_home() {
+    let holder = server(1, OFFER_BYTES);
+    let spill_dir = Some(std::env::temp_dir());
+    let engine = start(Options { durability: Durability::Disk, peers: peers(&[&holder]), spill_dir, ..options() });
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    let away = remote(&engine);
+    holder.set_offer(0);
+    wait_until("the holder empty", || held(&holder) == 0);
+    assert_eq!(remote(&engine), away);
+    assert_all(&engine, pool, 0);
+}
+
+#[test]
+fn two_holders_that_recall_everything_one_after_the_other_lose_nothing() {
+    let servers = [server(1, OFFER_BYTES), server(2, OFFER_BYTES), server(3, OFFER_BYTES)];
+    let engine = engine(Durability::Copies(2), peers(&[&servers[0], &servers[1], &servers[2]]));
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    servers[0].set_offer(0);
+    wait_until("the first empty", || held(&servers[0]) == 0);
+    wait_at_limit(&engine);
+    assert_eq!([held(&servers[1]), held(&servers[2])], [remote(&engine); 2], "two copies again");
+    servers[1].set_offer(0);
+    wait_until("the second empty", || held(&servers[1]) == 0);
+    assert_all(&engine, pool, 0);
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+}

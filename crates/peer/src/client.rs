@@ -102,6 +102,7 @@ pub struct Link {
     facts: HolderFacts,
     offer_bytes: u64,
     free_bytes: u64,
+    recall_bytes: u64,
     /// The receive timeout that the socket has.
     timeout_set_ms: Option<u64>,
 }
@@ -120,6 +121,7 @@ impl Link {
             facts: HolderFacts { node: 0, incarnation: 0, account: 0 },
             offer_bytes: 0,
             free_bytes: 0,
+            recall_bytes: 0,
             timeout_set_ms: None,
         };
         socket::set_blocking(&link.socket)?;
@@ -288,6 +290,11 @@ impl Link {
         self.free_bytes
     }
 
+    /// What the holder wants this owner to take away, as it said last; once.
+    pub fn take_recall_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.recall_bytes)
+    }
+
     pub fn holder_offer_bytes(&self) -> u64 {
         self.offer_bytes
     }
@@ -341,7 +348,9 @@ impl Link {
                     (self.offer_bytes, self.free_bytes) = (welcome.offer_bytes, welcome.free_bytes);
                 }
                 Message::Refuse(refuse) => return Err(LinkError::Refused(refuse.reason)),
-                Message::Status { offer_bytes, free_bytes } => (self.offer_bytes, self.free_bytes) = (offer_bytes, free_bytes),
+                Message::Status { offer_bytes, free_bytes, recall_bytes } => {
+                    (self.offer_bytes, self.free_bytes, self.recall_bytes) = (offer_bytes, free_bytes, recall_bytes);
+                }
                 Message::PutDone { free_bytes, .. } => self.free_bytes = free_bytes,
                 Message::Done(done) | Message::Farewell(done) => self.free_bytes = done.free_bytes,
                 _ => {}

@@ -139,7 +139,7 @@ impl Server {
         self.address
     }
 
-    /// Less than is used already: nothing more is taken, nothing is dropped. Clients are told.
+    /// Less than is used already: nothing more is taken, nothing is dropped, and each client is told how much of its own to take away. 0: everything.
     pub fn set_offer(&self, offer_bytes: u64) {
         self.shared.foreign.lock().set_offer(offer_bytes);
         self.shared.offer_changes.fetch_add(1, Ordering::SeqCst);

@@ -18,7 +18,7 @@ pub use batch::{Batch, Copied};
 pub use counters::{Counters, Gauges};
 pub use flushes::{Flush, FlushOrder};
 pub use sites::{COPIES_MAX, Site};
-pub use transit::{Acknowledged, Fetched, Unfetched};
+pub use transit::{Acknowledged, Away, Fetched, Unfetched};
 
 use crate::backend::{Keep, Lost, Put, Refusal};
 use crate::compress::{Kind, Packed};

@@ -42,6 +42,16 @@ pub enum Unfetched {
     Lost(Lost),
 }
 
+/// A remote page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Away {
+    pub handle: Handle,
+    pub version: Version,
+    pub site: Site,
+    /// Packed.
+    pub bytes: usize,
+}
+
 impl<M: SlabMemory> Tmem<M> {
     /// Marks old local pages as in transit to the holders of `site`, which all are to be sent `batch` (cleared first). What is sent has a version of its own, the
     /// same for all of them, so whatever is heard of it later, however late, is told apart from any other.
@@ -182,9 +192,11 @@ impl<M: SlabMemory> Tmem<M> {
             return false;
         }
         let Some(slot) = self.store.put(packed.bytes, at.owner()) else { return false };
+        // The page's own, whatever the caller knows of it.
+        let digest = self.objects.entry(at).digest;
         self.release(at, None);
         if self.enter(at, Event::Repatriate) {
-            *self.objects.entry_mut(at) = Entry::local(slot, packed.digest, packed.kind, self.age);
+            *self.objects.entry_mut(at) = Entry::local(slot, digest, packed.kind, self.age);
             self.counters.pages_repatriated += 1;
         }
         true
@@ -201,24 +213,19 @@ impl<M: SlabMemory> Tmem<M> {
         });
     }
 
-    /// Persistent pages whose copies are `too_few`, from chunk `cursor` on as for `remote_pages`; looks at `chunks` at most.
-    pub fn thin_pages(
-        &self,
-        too_few: &dyn Fn(&Site) -> bool,
-        cursor: &mut u32,
-        (chunks, max): (usize, usize),
-        out: &mut Vec<(Handle, Version, Site)>,
-    ) {
+    /// Persistent pages at such sites, from chunk `cursor` on as for `remote_pages`; looks at `chunks` at most, and ends with a whole one at `max` pages.
+    pub fn pages_at(&self, wanted: &dyn Fn(&Site) -> bool, cursor: &mut u32, (chunks, max): (usize, usize), out: &mut Vec<Away>) {
         self.walk(cursor, chunks, &mut |at, entry| {
             let site = self.sites.get(entry.site);
-            if self.objects.chunks[at.chunk as usize].kind == PoolKind::Persistent && too_few(&site) {
-                out.push((self.objects.handle(at), entry.version, site));
+            if self.objects.chunks[at.chunk as usize].kind == PoolKind::Persistent && wanted(&site) {
+                out.push(Away { handle: self.objects.handle(at), version: entry.version, site, bytes: entry.slot.len() });
             }
             out.len() < max
         });
     }
 
-    /// `holder` has been sent a further copy of that version and has acknowledged it. False: nobody wants it any more, and a flush of it is queued.
+    /// `holder` has been sent a further copy of that version and has acknowledged it. One try at a time for each page and holder, sent after all flushes
+    /// queued before: the flush for a try that failed would take the next one's copy along. False: nobody wants it any more, and a flush of it is queued.
     pub fn rebuilt(&mut self, handle: &Handle, version: Version, holder: HolderId) -> bool {
         if let Some(at) = self.find_remote(handle, version) {
             let site = self.sites.get(self.objects.entry(at).site);

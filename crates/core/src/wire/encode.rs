@@ -188,9 +188,9 @@ pub fn farewell(out: &mut Vec<u8>, request: u64, done: &Done) {
     frame.finish();
 }
 
-pub fn status(out: &mut Vec<u8>, offer_bytes: u64, free_bytes: u64) {
+pub fn status(out: &mut Vec<u8>, offer_bytes: u64, free_bytes: u64, recall_bytes: u64) {
     let mut frame = FrameWriter::begin(out, Kind::Status, 0, 0);
-    frame.u64s(&[offer_bytes, free_bytes]);
+    frame.u64s(&[offer_bytes, free_bytes, recall_bytes]);
     frame.finish();
 }
 

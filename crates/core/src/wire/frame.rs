@@ -108,7 +108,7 @@ impl Kind {
             Self::Share => exact(message::OWNER_BYTES),
             Self::Done | Self::Farewell => exact(message::DONE_BYTES),
             Self::Goodbye | Self::Ping | Self::Pong => exact(0),
-            Self::Status => exact(2 * message::FREE_BYTES),
+            Self::Status => exact(3 * message::FREE_BYTES),
         }
     }
 

@@ -158,7 +158,7 @@ pub enum Message<'a> {
     Farewell(Done),
     Ping,
     Pong,
-    Status { offer_bytes: u64, free_bytes: u64 },
+    Status { offer_bytes: u64, free_bytes: u64, recall_bytes: u64 },
 }
 
 impl<'a> Message<'a> {
@@ -186,7 +186,9 @@ impl<'a> Message<'a> {
             Kind::Farewell => Message::Farewell(cursor.done()?),
             Kind::Ping => Message::Ping,
             Kind::Pong => Message::Pong,
-            Kind::Status => Message::Status { offer_bytes: cursor.u64()?, free_bytes: cursor.u64()? },
+            Kind::Status => {
+                Message::Status { offer_bytes: cursor.u64()?, free_bytes: cursor.u64()?, recall_bytes: cursor.u64()? }
+            }
         };
         if cursor.rest.is_empty() { Ok(message) } else { Err(Wrong::BadLength) }
     }

@@ -7,7 +7,7 @@ use ramster_core::handle::{Handle, HolderId, ObjectId, PoolId, PoolKind, Version
 use ramster_core::page::{Digest, PAGE_BYTES, Page};
 use ramster_core::remotify::BatchLimit;
 use ramster_core::store::HeapSlabs;
-use ramster_core::tmem::{Acknowledged, Answer, Batch, Copied, Fetched, Flush, FlushOrder, Site, Tmem, Unfetched};
+use ramster_core::tmem::{Acknowledged, Answer, Away, Batch, Copied, Fetched, Flush, FlushOrder, Site, Tmem, Unfetched};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub const SEED: u64 = 0x0bad_cafe;
@@ -276,9 +276,17 @@ impl World {
     pub fn rebuild(&mut self, to: u16, wanted: usize) {
         let mut thin = Vec::new();
         let too_few = |site: &Site| site.holders().len() < wanted && !site.has(HolderId(to));
-        self.tmem.thin_pages(&too_few, &mut 0, (usize::MAX, 1), &mut thin);
-        let Some((handle, version, site)) = thin.first().copied() else { return };
+        self.tmem.pages_at(&too_few, &mut 0, (usize::MAX, 1), &mut thin);
+        let Some(Away { handle, version, site, .. }) = thin.first().copied() else { return };
         let source = site.first().expect("a remote page has a holder");
+        // One at a time: a flush for one that was not answered would take the next one's copy along.
+        let is_put =
+            |message: &Message| matches!(message, Message::Put { handle: other, rebuilds: true, .. } if *other == handle);
+        let under_way = self.holders[usize::from(to)].inbox.iter().any(is_put)
+            || self.answers.iter().any(|answer| answer.rebuilds && answer.handle == handle && answer.holder.0 == to);
+        if under_way {
+            return;
+        }
         let record = self.holders[usize::from(source.0)].pages.get(&handle).filter(|record| record.0 == version);
         if let Some(record) = record.cloned() {
             self.send_flushes();

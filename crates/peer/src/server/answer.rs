@@ -96,7 +96,8 @@ pub fn status(link: &mut Connection, shared: &Shared, out: &mut Vec<u8>) -> Resu
     link.session.send(Kind::Status).map_err(own_error)?;
     link.owes_status = false;
     let foreign = shared.foreign.lock();
-    encode::status(out, foreign.offer_bytes(), foreign.free_bytes());
+    let recall_bytes = link.seat.map_or(0, |seat| foreign.recall_bytes(seat));
+    encode::status(out, foreign.offer_bytes(), foreign.free_bytes(), recall_bytes);
     Ok(())
 }
 
