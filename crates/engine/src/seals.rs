@@ -41,7 +41,7 @@ impl Seals {
 
     /// Encrypts in place. Versions MUST come in the order in which they were drawn, each once.
     pub fn seal(&self, handle: &Handle, version: Version, kind: Kind, bytes: &mut [u8]) -> Tag {
-        let seal = self.0.lock().to_seal(version);
+        let seal = self.0.lock().sealing(version);
         seal.key.seal(&seal.context(handle, version, kind), bytes)
     }
 
@@ -60,7 +60,7 @@ impl Seals {
             return Err(Forged);
         }
         for turn in 0.. {
-            let Some(seal) = self.0.lock().to_open(version, turn) else { break };
+            let Some(seal) = self.0.lock().opening(version, turn) else { break };
             buffer[..bytes.len()].copy_from_slice(bytes);
             buffer[bytes.len()..end].copy_from_slice(&tag.0);
             if seal.key.open(&seal.context(handle, version, kind), &mut buffer[..end]).is_ok() {
@@ -70,17 +70,17 @@ impl Seals {
         Err(Forged)
     }
 
-    /// The child goes on with a key of its own, or both would seal different pages under one version. The parent's keys open what the child inherits
-    /// at holders, if it `inherits` anything.
-    pub fn after_fork_child(&self, child: OwnerId, inherits: bool) {
+    /// From here on as another owner, with a key of its own. A forked child: both would seal different pages under one version otherwise. The keys so
+    /// far open what was sealed before, if it `inherits` anything.
+    pub fn go_on_as(&self, owner: OwnerId, inherits: bool) {
         let mut keys = self.0.lock();
-        let (client, node, life) = (child.client.to_le_bytes(), child.node.to_le_bytes(), child.incarnation.to_le_bytes());
+        let (client, node, life) = (owner.client.to_le_bytes(), owner.node.to_le_bytes(), owner.incarnation.to_le_bytes());
         let key = keys.newest().key.derive(&[b"fork", &client, &node, &life]);
         if !inherits {
             keys.terms.clear();
         }
         let first = keys.last.wrapping_add(1);
-        keys.begin(first, Seal { owner: child, key });
+        keys.begin(first, Seal { owner, key });
     }
 
     pub fn freeze(&self) {
@@ -105,7 +105,7 @@ impl Keys {
         self.terms.push(Term { versions: first..=Version::MAX, seal: Arc::new(seal) });
     }
 
-    fn to_seal(&mut self, version: Version) -> Arc<Seal> {
+    fn sealing(&mut self, version: Version) -> Arc<Seal> {
         if version <= self.last {
             // Every version has been used: the next ones are used again, under another key.
             let next = Seal { owner: self.newest().owner, key: self.newest().key.derive(&[b"wrap"]) };
@@ -116,7 +116,7 @@ impl Keys {
     }
 
     /// Of the terms that have this version, newest first.
-    fn to_open(&self, version: Version, turn: usize) -> Option<Arc<Seal>> {
+    fn opening(&self, version: Version, turn: usize) -> Option<Arc<Seal>> {
         let mut having = self.terms.iter().rev().filter(|term| term.versions.contains(&version));
         having.nth(turn).map(|term| Arc::clone(&term.seal))
     }
@@ -171,13 +171,13 @@ mod tests {
         let (parent, child) = (Seals::new(PARENT, [5; KEY_BYTES]), Seals::new(PARENT, [5; KEY_BYTES]));
         let inherited = sealed(&parent, 1);
         assert_eq!(inherited, sealed(&child, 1));
-        child.after_fork_child(CHILD, true);
+        child.go_on_as(CHILD, true);
         let (of_parent, of_child) = (sealed(&parent, 2), sealed(&child, 2));
         assert_ne!(of_parent, of_child);
         assert!(opens(&child, 1, &inherited) && opens(&child, 2, &of_child) && opens(&parent, 2, &of_parent));
         assert!(!opens(&child, 2, &of_parent) && !opens(&parent, 2, &of_child));
         // A child that inherits nothing keeps no key of its parent.
-        child.after_fork_child(OwnerId { client: 4, ..CHILD }, false);
+        child.go_on_as(OwnerId { client: 4, ..CHILD }, false);
         assert!(!opens(&child, 1, &inherited));
     }
 
