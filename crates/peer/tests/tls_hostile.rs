@@ -14,9 +14,9 @@ use std::time::Duration;
 use common::*;
 use pki::{Cluster, client_number};
 use ramster_core::wire::encode;
-use ramster_core::wire::message::{PutStatus, Role};
+use ramster_core::wire::message::{PutStatus, RefuseReason, Role};
 use ramster_peer::client::{Event, Link, LinkError};
-use ramster_peer::server::{EndReason, Timeouts};
+use ramster_peer::server::{EndReason, Server, ServerConfig, Timeouts};
 use ramster_peer::tls::TlsError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tls::*;
@@ -247,4 +247,18 @@ fn what_a_slow_holder_does_not_take_is_limited() {
     assert!(!link.has_unsent());
     drop(link);
     assert_nothing_leaks(server);
+}
+
+#[test]
+fn a_link_too_many_and_the_end_of_a_holder_are_told_over_tls() {
+    let cluster = Cluster::new();
+    let config = ServerConfig { credentials: Some(cluster.node(HOLDER)), max_links: 1, ..config(PLENTY_BYTES) };
+    let server = Server::start(config).expect("server");
+    let (family, me) = (cluster.family(NODE, FAMILY), of(NODE, client_number(FAMILY, 1)));
+    let mut first = link(&server, &family, &me);
+    let second = try_link(&server, &family, HOLDER, &me).err();
+    assert_eq!(second, Some(LinkError::Refused(RefuseReason::TooManyLinks)));
+    server.stop();
+    let told = first.wait(DEADLINE_MS, &mut |_| {}).err();
+    assert_eq!(told, Some(LinkError::Refused(RefuseReason::Stopping)));
 }
