@@ -65,6 +65,7 @@ fn talk(engine: &Weak<Engine>, socket: &Path) -> io::Result<()> {
     let Some(alive) = open_engine(engine) else { return Ok(()) };
     let mut stream = Noted::connect(alive, socket)?;
     let mut heard = Vec::new();
+    let mut said = String::new();
     let mut report_at_ms = 0;
     while let Some(engine) = open_engine(engine) {
         let now = now_ms();
@@ -73,7 +74,7 @@ fn talk(engine: &Weak<Engine>, socket: &Path) -> io::Result<()> {
             report_at_ms = now + REPORT_MS;
         }
         stream.read(&mut heard, report_at_ms - now)?;
-        obey_lines(&engine, &mut heard)?;
+        obey_lines(&engine, &mut heard, &mut said)?;
     }
     Ok(())
 }
@@ -136,7 +137,8 @@ fn stats_message(engine: &Engine) -> serde_json::Value {
     message.into()
 }
 
-fn obey_lines(engine: &Engine, heard: &mut Vec<u8>) -> io::Result<()> {
+/// `said`: the last complaint, which is made once however often the node repeats itself.
+fn obey_lines(engine: &Engine, heard: &mut Vec<u8>, said: &mut String) -> io::Result<()> {
     while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
         let message: FromNode = serde_json::from_slice(&heard[..end])?;
         heard.drain(..=end);
@@ -145,8 +147,11 @@ fn obey_lines(engine: &Engine, heard: &mut Vec<u8>) -> io::Result<()> {
             let mut directives = directives.unwrap_or_default();
             directives.peers = directives.peers.or(peers);
             directives.credentials = directives.credentials.or(credentials);
-            if let Err(error) = engine.set_directives(&directives) {
+            if let Err(error) = engine.set_directives(&directives)
+                && error.0 != *said
+            {
                 say(format_args!("from the node: {error}"));
+                *said = error.0;
             }
         }
     }

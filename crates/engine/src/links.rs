@@ -84,7 +84,8 @@ pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, N
         Err(error @ (LinkError::Deadline | LinkError::Tls(_) | LinkError::Refused(RefuseReason::Auth)))
             if entry.silent_since_ms.is_none_or(|since_ms| now_ms() < since_ms + SILENCE_MS) =>
         {
-            if error != LinkError::Deadline && entry.silent_since_ms.is_none() {
+            // Once, until a link to it was open: this is somebody else's standard error.
+            if error != LinkError::Deadline && entry.silent_since_ms.is_none() && entry.failures == 0 {
                 say(format_args!("node {} at {}: {error}; trying again", entry.node, entry.address));
             }
             engine.holders().silent(holder, now_ms());
