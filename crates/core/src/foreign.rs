@@ -307,11 +307,14 @@ impl<M: SlabMemory> Foreign<M> {
                 self.counts.shares += 1;
                 (DoneStatus::Done, pages)
             }
-            _ => {
-                self.counts.shares_refused += 1;
-                (DoneStatus::Refused, 0)
-            }
+            _ => self.refuse_share(),
         }
+    }
+
+    /// For a child that this link may not speak for.
+    pub fn refuse_share(&mut self) -> (DoneStatus, u64) {
+        self.counts.shares_refused += 1;
+        (DoneStatus::Refused, 0)
     }
 
     /// Frees up to `limit` pages that nobody sees any more, then moves pages together where many holes are. False: nothing left to do. Whoever

@@ -9,12 +9,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ramster_sys::quiet::move_high;
+use ramster_sys::say::say;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::clock::now_ms;
 use crate::engine::Engine;
-use crate::options::{Directives, PeerAddr};
+use crate::options::{CredentialsPem, Directives, PeerAddr};
 use crate::statblock::{STAT_FIELDS, Stat};
 
 /// A node's dashboard redraws about this often.
@@ -24,14 +25,19 @@ const RECONNECT_MS: u64 = 2000;
 const MAX_LINE_BYTES: usize = 1 << 20;
 
 #[derive(Deserialize)]
+struct View {
+    #[serde(default)]
+    peers: Option<Vec<PeerAddr>>,
+    #[serde(default)]
+    directives: Option<Directives>,
+    #[serde(default)]
+    credentials: Option<CredentialsPem>,
+}
+
+#[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum FromNode {
-    View {
-        #[serde(default)]
-        peers: Option<Vec<PeerAddr>>,
-        #[serde(default)]
-        directives: Option<Directives>,
-    },
+    View(Box<View>),
     /// A word of a later version.
     #[serde(other)]
     Unknown,
@@ -59,6 +65,7 @@ fn talk(engine: &Weak<Engine>, socket: &Path) -> io::Result<()> {
     let Some(alive) = open_engine(engine) else { return Ok(()) };
     let mut stream = Noted::connect(alive, socket)?;
     let mut heard = Vec::new();
+    let mut said = String::new();
     let mut report_at_ms = 0;
     while let Some(engine) = open_engine(engine) {
         let now = now_ms();
@@ -67,7 +74,7 @@ fn talk(engine: &Weak<Engine>, socket: &Path) -> io::Result<()> {
             report_at_ms = now + REPORT_MS;
         }
         stream.read(&mut heard, report_at_ms - now)?;
-        obey_lines(&engine, &mut heard)?;
+        obey_lines(&engine, &mut heard, &mut said)?;
     }
     Ok(())
 }
@@ -130,14 +137,22 @@ fn stats_message(engine: &Engine) -> serde_json::Value {
     message.into()
 }
 
-fn obey_lines(engine: &Engine, heard: &mut Vec<u8>) -> io::Result<()> {
+/// `said`: the last complaint, which is made once however often the node repeats itself.
+fn obey_lines(engine: &Engine, heard: &mut Vec<u8>, said: &mut String) -> io::Result<()> {
     while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
         let message: FromNode = serde_json::from_slice(&heard[..end])?;
         heard.drain(..=end);
-        if let FromNode::View { peers, directives } = message {
+        if let FromNode::View(view) = message {
+            let View { peers, directives, credentials } = *view;
             let mut directives = directives.unwrap_or_default();
             directives.peers = directives.peers.or(peers);
-            engine.set_directives(&directives);
+            directives.credentials = directives.credentials.or(credentials);
+            if let Err(error) = engine.set_directives(&directives)
+                && error.0 != *said
+            {
+                say(format_args!("from the node: {error}"));
+                *said = error.0;
+            }
         }
     }
     if heard.len() > MAX_LINE_BYTES { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
@@ -148,10 +163,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn credentials_come_among_the_directives_or_beside_them() {
+        let pem = r#"{"roots":"a","chain":"b","key":"c","family":"000000000000000f"}"#;
+        for text in [
+            format!(r#"{{"type":"view","credentials":{pem}}}"#),
+            format!(r#"{{"type":"view","directives":{{"credentials":{pem}}}}}"#),
+        ] {
+            let Ok(FromNode::View(view)) = serde_json::from_str(&text) else { panic!("{text}") };
+            let View { directives, credentials, .. } = *view;
+            assert_eq!(credentials.or(directives.and_then(|it| it.credentials)).map(|it| it.chain), Some("b".to_owned()));
+        }
+    }
+
+    #[test]
     fn a_view_without_peers_leaves_them_and_an_unknown_message_is_ignored() {
         let parse = |text: &str| serde_json::from_str::<FromNode>(text).expect("parse");
         let view = parse(r#"{"type":"view","directives":{"store_bytes":5}}"#);
-        assert!(matches!(view, FromNode::View { peers: None, directives: Some(ref it) } if it.store_bytes == Some(5)));
+        let FromNode::View(view) = view else { panic!("not a view") };
+        assert!(view.peers.is_none() && view.directives.is_some_and(|directives| directives.store_bytes == Some(5)));
         assert!(matches!(parse(r#"{"type":"farewell"}"#), FromNode::Unknown));
     }
 }

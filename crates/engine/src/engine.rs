@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqC
 use std::sync::{Arc, Weak};
 
 use ramster_core::compress::{Codec, Packer};
-use ramster_core::handle::{HolderId, OwnerId};
+use ramster_core::handle::HolderId;
 use ramster_core::localify::Localify;
 use ramster_core::tmem::{Counters, Tmem};
 use ramster_sys::lock::{Bell, Lock};
@@ -20,6 +20,7 @@ use ramster_sys::slabs::ArenaSlabs;
 use crate::blocking::Waiter;
 use crate::fork::Forks;
 use crate::holders::Holders;
+use crate::identity::Identity;
 use crate::lane::{Lane, LaneCore};
 use crate::limits::Limits;
 use crate::options::{CodecName, Directives, Durability, Options, StartError};
@@ -51,7 +52,7 @@ pub struct Engine {
     seed: u64,
     seals: Seals,
     get_deadline_ms: u64,
-    owner: Lock<OwnerId>,
+    identity: Lock<Identity>,
     inherited: Arc<Inherited>,
     tickets: AtomicU64,
     /// For puts and gets through `Backend`, which any thread may call.
@@ -97,7 +98,7 @@ impl Engine {
         let memory = ArenaSlabs::reserve(arena_bytes()).map_err(|error| failed("address space for the store", error))?;
         let capacity_bytes = if hard { limits.store_limit_bytes() } else { arena_bytes() };
         let client = u128::from(client_high) << 64 | u128::from(client_low);
-        let owner = OwnerId { node: options.node, client, incarnation: 1 };
+        let identity = Identity::new(options, client)?;
         let engine = Arc::new_cyclic(|me| Engine {
             me: Weak::clone(me),
             tmem: Lock::new(Guarded {
@@ -111,9 +112,9 @@ impl Engine {
             stats,
             limits,
             seed,
-            seals: Seals::new(owner, secret),
+            seals: Seals::new(identity.owner(), secret),
             get_deadline_ms: options.get_deadline_ms,
-            owner: Lock::new(owner),
+            identity: Lock::new(identity),
             inherited: Arc::new(Inherited::new()),
             tickets: AtomicU64::new(1),
             packers: Lock::new(Vec::new()),
@@ -148,8 +149,9 @@ impl Engine {
         self.threads.start_brain(self);
     }
 
-    /// Obeyed from now on; what is absent stays.
-    pub fn set_directives(&self, directives: &Directives) {
+    /// Obeyed from now on; what is absent stays. Credentials that cannot be used are an error, and change nothing; all else is obeyed.
+    pub fn set_directives(&self, directives: &Directives) -> Result<(), StartError> {
+        let taken = directives.credentials.as_ref().map_or(Ok(()), |pem| self.take_credentials(pem));
         let limits = &self.limits;
         let set = |target: &AtomicU64, value: Option<u64>| value.into_iter().for_each(|value| target.store(value, Relaxed));
         set(&limits.resident_limit_bytes, directives.resident_bytes);
@@ -169,6 +171,7 @@ impl Engine {
         }
         limits.stuck_until_ms.store(0, Relaxed);
         self.note_pressure();
+        taken
     }
 
     /// What the options or the last directive say that may stay resident. None: the pager decides.
@@ -358,16 +361,8 @@ impl Engine {
         &self.seals
     }
 
-    pub(crate) fn owner(&self) -> OwnerId {
-        *self.owner.lock()
-    }
-
-    pub(crate) fn set_owner(&self, owner: OwnerId) {
-        *self.owner.lock() = owner;
-    }
-
-    pub(crate) fn owner_lock(&self) -> &Lock<OwnerId> {
-        &self.owner
+    pub(crate) fn identity(&self) -> &Lock<Identity> {
+        &self.identity
     }
 
     pub(crate) fn inherited(&self) -> &Arc<Inherited> {

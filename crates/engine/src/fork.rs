@@ -6,10 +6,12 @@
 
 use ramster_core::handle::{HolderId, OwnerId};
 use ramster_core::localify::Localify;
-use ramster_peer::client::Link;
+use ramster_core::wire::message::RefuseReason;
+use ramster_peer::client::{Link, LinkError};
 use ramster_sys::say::say;
 
 use crate::engine::Engine;
+use crate::holders::Holder;
 use crate::links::{self, OpenLink};
 use crate::random::random_u64s;
 
@@ -51,7 +53,7 @@ impl Engine {
         let child = child_owner(&self.owner());
         let mut prepared = Prepared { child, links: Vec::new(), unshared: Vec::new() };
         for (holder, entry) in holders {
-            match Link::connect_for_child(&entry.address, &self.owner(), &child, SHARE_MS) {
+            match share_with(self, &entry, &child) {
                 Ok(link) => prepared.links.push((holder, link)),
                 Err(error) => {
                     say(format_args!(
@@ -92,7 +94,7 @@ impl Engine {
         }
         if let Some(Prepared { child, links, unshared }) = prepared {
             self.set_owner(child);
-            self.seals().after_fork_child(child, self.pages_away() > 0);
+            self.seals().go_on_as(child, self.pages_away() > 0);
             for holder in unshared {
                 self.holder_died(holder);
             }
@@ -115,7 +117,7 @@ impl Engine {
         self.holders().freeze();
         self.lanes.freeze();
         self.packers.freeze();
-        self.owner_lock().freeze();
+        self.identity().freeze();
         self.seals().freeze();
         self.inherited().freeze();
         self.forks.freeze();
@@ -125,7 +127,7 @@ impl Engine {
         self.forks.thaw();
         self.inherited().thaw();
         self.seals().thaw();
-        self.owner_lock().thaw();
+        self.identity().thaw();
         self.packers.thaw();
         self.lanes.thaw();
         self.holders().thaw();
@@ -138,12 +140,21 @@ impl Engine {
     }
 }
 
-/// The child is another client to every holder.
+fn share_with(engine: &Engine, entry: &Holder, child: &OwnerId) -> Result<Link, LinkError> {
+    let passport = engine.passport();
+    if !passport.may_reach(&entry.address) {
+        return Err(LinkError::Refused(RefuseReason::Auth));
+    }
+    Link::connect_for_child(passport.secured(entry.node), &entry.address, &passport.me, child, SHARE_MS)
+}
+
+/// The child is another client of the same family to every holder: what proves the parent's name proves the child's.
 fn child_owner(parent: &OwnerId) -> OwnerId {
-    let client = match random_u64s() {
-        Ok([high, low]) => u128::from(high) << 64 | u128::from(low),
+    let low = match random_u64s() {
+        Ok([low]) => low,
         // Cannot happen after the kernel has once had random numbers. Still another name than the parent's, and than its other children's.
-        Err(_) => parent.client.rotate_left(1) ^ u128::from(crate::now_ms()),
+        Err(_) => (parent.client as u64).rotate_left(1) ^ crate::now_ms(),
     };
-    OwnerId { client, incarnation: 1, ..*parent }
+    let family = parent.client >> 64 << 64;
+    OwnerId { client: family | u128::from(low), incarnation: 1, ..*parent }
 }

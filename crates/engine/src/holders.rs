@@ -143,6 +143,13 @@ impl Holders {
         });
     }
 
+    /// Something has changed that may have kept links from being opened.
+    pub fn try_all_again(&self) {
+        for holder in self.list.lock().iter_mut() {
+            (holder.down_until_ms, holder.full_until_ms, holder.failures) = (0, 0, 0);
+        }
+    }
+
     /// A connect failed: the next one has to wait, longer each time.
     pub fn failed(&self, holder: HolderId, now_ms: u64) {
         self.update(holder, |entry| {
@@ -183,5 +190,15 @@ mod tests {
         assert_eq!(numbered.iter().map(|holder| holder.node).collect::<Vec<_>>(), [1, 2, 4]);
         assert_eq!(numbered.iter().map(|holder| holder.listed).collect::<Vec<_>>(), [false, true, true]);
         assert!(holders.get(SPILL).is_none());
+    }
+
+    #[test]
+    fn a_holder_that_is_down_is_tried_at_once_when_something_has_changed() {
+        let holders = Holders::new();
+        holders.set_peers(&[peer(1, "127.0.0.1:1")]);
+        holders.failed(HolderId(1), 1000);
+        assert_eq!(holders.get(HolderId(1)).map(|holder| holder.down_until_ms), Some(1000 + RETRY_MS));
+        holders.try_all_again();
+        assert_eq!(holders.get(HolderId(1)).map(|holder| (holder.down_until_ms, holder.failures)), Some((0, 0)));
     }
 }

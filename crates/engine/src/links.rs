@@ -3,6 +3,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ramster_core::handle::HolderId;
 use ramster_core::wire::message::{RefuseReason, Role};
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::clock::now_ms;
 use crate::engine::Engine;
+use crate::holders::Holder;
 
 /// A holder in the same network answers in a millisecond, and other faults of the lane wait meanwhile.
 const CONNECT_MS: u64 = 1000;
@@ -60,7 +62,13 @@ pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, N
         return Err(NoLink::NotNow);
     }
     let ticket = engine.next_ticket();
-    match Link::connect(&entry.address, &engine.owner(), role, CONNECT_MS) {
+    let passport = engine.passport();
+    if !passport.may_reach(&entry.address) {
+        refuse_plain(engine, holder, &entry);
+        return Err(NoLink::NotNow);
+    }
+    match Link::connect_by(passport.secured(entry.node), &entry.address, &passport.me, role, CONNECT_MS) {
+        Ok(_) if !engine.is_still(&passport) => Err(NoLink::NotNow),
         Ok(link) => {
             let inherited = Arc::clone(engine.inherited());
             inherited.note(link.fd());
@@ -72,8 +80,14 @@ pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, N
             Err(NoLink::NotNow)
         }
         Err(LinkError::Refused(RefuseReason::TooManyLinks)) => Err(NoLink::NotNow),
-        // Stopped, overloaded or out of reach: not at once the end of all its pages.
-        Err(LinkError::Deadline) if entry.silent_since_ms.is_none_or(|since_ms| now_ms() < since_ms + SILENCE_MS) => {
+        // Stopped, overloaded or out of reach, or it is others' certificates' turn: not at once the end of all its pages.
+        Err(error @ (LinkError::Deadline | LinkError::Tls(_) | LinkError::Refused(RefuseReason::Auth)))
+            if entry.silent_since_ms.is_none_or(|since_ms| now_ms() < since_ms + SILENCE_MS) =>
+        {
+            // Once, until a link to it was open: this is somebody else's standard error.
+            if error != LinkError::Deadline && entry.silent_since_ms.is_none() && entry.failures == 0 {
+                say(format_args!("node {} at {}: {error}; trying again", entry.node, entry.address));
+            }
             engine.holders().silent(holder, now_ms());
             Err(NoLink::NotNow)
         }
@@ -83,6 +97,18 @@ pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, N
             Err(NoLink::Died)
         }
     }
+}
+
+/// Whoever is between two machines can read and change what goes by in plain text, names and flushes at least.
+fn refuse_plain(engine: &Engine, holder: HolderId, entry: &Holder) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        let (node, address) = (entry.node, entry.address);
+        say(format_args!(
+            "node {node} at {address} is another machine, and this program has no credentials yet: no pages go there"
+        ));
+    }
+    engine.holders().failed(holder, now_ms());
 }
 
 /// A link that the parent opened for this child.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use ramster_core::compress::Codec;
 use ramster_core::tmem::COPIES_MAX;
+use ramster_peer::tls::{Credentials, family_of};
 use serde::{Deserialize, Serialize};
 
 /// Fixed for the life of the process. In the preload library it comes as JSON in `RAMSTER_OPTIONS`; an unknown key is an error.
@@ -35,6 +36,16 @@ pub struct Options {
     pub program: String,
     /// Allocations from this size on are managed. The engine does not look at it.
     pub threshold_bytes: u64,
+    /// None: links are plain, and to this machine only.
+    pub credentials: Option<CredentialsPem>,
+    /// The high half of the client's number, 16 hex digits. None: a random one.
+    pub family: Option<String>,
+}
+
+impl Options {
+    pub(crate) fn family(&self) -> Result<Option<u64>, StartError> {
+        self.family.as_deref().map(|text| hex("family", text, 16)).transpose().map(|family| family.map(|family| family as u64))
+    }
 }
 
 impl Default for Options {
@@ -55,8 +66,57 @@ impl Default for Options {
             malloc: "auto".to_owned(),
             program: String::new(),
             threshold_bytes: 64 << 10,
+            credentials: None,
+            family: None,
         }
     }
+}
+
+/// What links are opened with: PEM text.
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialsPem {
+    /// The cluster's authorities.
+    pub roots: String,
+    /// The certificate of this program's family (or of its node), then those up to a root.
+    pub chain: String,
+    pub key: String,
+    /// Whose certificate it is, where it is not that of the engine's own number: its number, 32 hex digits ...
+    #[serde(default)]
+    pub client: Option<String>,
+    /// ... or the first 16 of them. Taken on only before the first link.
+    #[serde(default)]
+    pub family: Option<String>,
+}
+
+impl CredentialsPem {
+    pub fn credentials(&self) -> Credentials {
+        Credentials { roots_pem: self.roots.clone(), chain_pem: self.chain.clone(), key_pem: self.key.clone() }
+    }
+
+    pub(crate) fn family(&self) -> Result<Option<u64>, StartError> {
+        let family = self.family.as_deref().map(|text| hex("credentials: family", text, 16)).transpose()?;
+        let client = self.client.as_deref().map(|text| hex("credentials: client", text, 32)).transpose()?;
+        let (family, of_client) = (family.map(|family| family as u64), client.map(family_of));
+        match (family, of_client) {
+            (Some(family), Some(other)) if family != other => {
+                Err(StartError("credentials: client is not of that family".to_owned()))
+            }
+            _ => Ok(family.or(of_client)),
+        }
+    }
+}
+
+impl fmt::Debug for CredentialsPem {
+    /// Keys do not belong in logs.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("CredentialsPem")
+    }
+}
+
+fn hex(what: &str, text: &str, digits: usize) -> Result<u128, StartError> {
+    let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == digits && !text.starts_with('+'));
+    number.ok_or_else(|| StartError(format!("{what}: {text:?} is not a number of {digits} hex digits")))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -154,6 +214,8 @@ pub struct Directives {
     pub durability: Option<Durability>,
     /// All peers that take pages from now on. One that is missing keeps what it holds.
     pub peers: Option<Vec<PeerAddr>>,
+    /// For all links from now on.
+    pub credentials: Option<CredentialsPem>,
 }
 
 /// Why an engine did not start: one line that names the option and the cure.

@@ -70,17 +70,17 @@ impl Seals {
         Err(Forged)
     }
 
-    /// The child goes on with a key of its own, or both would seal different pages under one version. The parent's keys open what the child inherits
-    /// at holders, if it `inherits` anything.
-    pub fn after_fork_child(&self, child: OwnerId, inherits: bool) {
+    /// From here on as another owner, with a key of its own. A forked child: both would seal different pages under one version otherwise. The keys so
+    /// far open what was sealed before, if it `inherits` anything.
+    pub fn go_on_as(&self, owner: OwnerId, inherits: bool) {
         let mut keys = self.0.lock();
-        let (client, node, life) = (child.client.to_le_bytes(), child.node.to_le_bytes(), child.incarnation.to_le_bytes());
+        let (client, node, life) = (owner.client.to_le_bytes(), owner.node.to_le_bytes(), owner.incarnation.to_le_bytes());
         let key = keys.newest().key.derive(&[b"fork", &client, &node, &life]);
         if !inherits {
             keys.terms.clear();
         }
         let first = keys.last.wrapping_add(1);
-        keys.begin(first, Seal { owner: child, key });
+        keys.begin(first, Seal { owner, key });
     }
 
     pub fn freeze(&self) {
@@ -171,13 +171,13 @@ mod tests {
         let (parent, child) = (Seals::new(PARENT, [5; KEY_BYTES]), Seals::new(PARENT, [5; KEY_BYTES]));
         let inherited = sealed(&parent, 1);
         assert_eq!(inherited, sealed(&child, 1));
-        child.after_fork_child(CHILD, true);
+        child.go_on_as(CHILD, true);
         let (of_parent, of_child) = (sealed(&parent, 2), sealed(&child, 2));
         assert_ne!(of_parent, of_child);
         assert!(opens(&child, 1, &inherited) && opens(&child, 2, &of_child) && opens(&parent, 2, &of_parent));
         assert!(!opens(&child, 2, &of_parent) && !opens(&parent, 2, &of_child));
         // A child that inherits nothing keeps no key of its parent.
-        child.after_fork_child(OwnerId { client: 4, ..CHILD }, false);
+        child.go_on_as(OwnerId { client: 4, ..CHILD }, false);
         assert!(!opens(&child, 1, &inherited));
     }
 

@@ -128,7 +128,7 @@ fn two_copies_are_never_on_one_node_and_without_a_second_node_pages_stay_at_home
     // Another node comes: now they can leave.
     let other = server(8, OFFER_BYTES);
     let peers = vec![peer(1, one.address()), peer(2, proxy.address), peer(3, other.address())];
-    engine.set_directives(&ramster_engine::Directives { peers: Some(peers), ..Default::default() });
+    engine.set_directives(&ramster_engine::Directives { peers: Some(peers), ..Default::default() }).expect("directives");
     wait_at_limit(&engine);
     assert!(remote(&engine) > 500);
     wait_until("every page at both", || [held(&one), held(&other)] == [remote(&engine); 2]);
@@ -229,7 +229,9 @@ fn any_single_death_at_a_time_loses_nothing_whatever_happens_meanwhile() {
             one_step(&engine, pool, &mut versions, &mut random);
         }
         servers[dying] = Some(server(dying as u64 + 1, OFFER_BYTES));
-        engine.set_directives(&ramster_engine::Directives { peers: Some(listed(&servers)), ..Default::default() });
+        engine
+            .set_directives(&ramster_engine::Directives { peers: Some(listed(&servers)), ..Default::default() })
+            .expect("directives");
         // Its death is noticed by whoever asks it first; all pages are asked for here.
         check_all(&engine, pool, &versions);
         wait_until("every page with two copies again", || {

@@ -1,6 +1,8 @@
 //! A process with an engine forks: parent and child each have all pages as they were at the fork, wherever they lay, and go their own ways from there.
 
 mod common;
+#[path = "../../peer/tests/common/pki.rs"]
+mod pki;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,7 +12,8 @@ use common::{DEADLINE, engine, handle, page, peers, server, wait_at_limit, wait_
 use ramster_core::backend::{Backend, Get, Keep, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
-use ramster_engine::{Engine, Options, Stat};
+use ramster_engine::{CredentialsPem, Engine, Options, Stat};
+use ramster_peer::server::{Server, ServerConfig};
 use ramster_sys::lock::Lock;
 use ramster_sys::{next, quiet};
 use rustix::process::{Pid, WaitOptions, kill_process, waitpid};
@@ -87,6 +90,38 @@ fn parent_and_child_both_have_all_pages_local_on_their_way_and_remote() {
     }
     assert!(engine.stats().get(Stat::PagesRemotified) > 1000);
     assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+}
+
+/// Over TLS, where the holder lets nobody but its family speak for a child, and the child goes on with the link that its parent opened.
+#[test]
+fn a_child_of_the_same_family_has_its_parents_pages_over_tls() {
+    let _one = ONE_AT_A_TIME.lock();
+    let cluster = pki::Cluster::new();
+    let config = ServerConfig::new("127.0.0.1:0".parse().expect("address"), 1, 256 << 20);
+    let holder = Server::start(ServerConfig { threads: 1, credentials: Some(cluster.node(1)), ..config }).expect("server");
+    let mine = cluster.family(1, 0xabc);
+    let family = Some(format!("{:016x}", 0xabc));
+    let credentials =
+        Some(CredentialsPem { roots: mine.roots_pem, chain: mine.chain_pem, key: mine.key_pem, client: None, family });
+    let options = Options { store_bytes: Some(1 << 20), peers: peers(&[&holder]), node: 1, credentials, ..Options::default() };
+    let engine = Engine::start(&options).expect("engine");
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    for round in 0..3 {
+        put_all(&engine, pool, 2000, round);
+        let child = fork(&engine, || {
+            for index in (0..2000).step_by(3) {
+                assert_eq!(engine.put(&handle(pool, index), &page(index, 1000 + round)), Put::Stored);
+            }
+            let versions = |index| Some(if index % 3 == 0 { 1000 + round } else { round });
+            let grandchild = fork(&engine, || assert_pages(&engine, pool, versions, 2000));
+            assert_pages(&engine, pool, versions, 2000);
+            grandchild();
+        });
+        assert_pages(&engine, pool, |_| Some(round), 2000);
+        child();
+    }
+    assert!(holder.stats().foreign.shares >= 3, "{:?}", holder.stats().foreign);
+    assert_eq!((engine.stats().get(Stat::PagesLost), holder.stats().foreign.shares_refused), (0, 0));
 }
 
 #[test]

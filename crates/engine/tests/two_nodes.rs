@@ -313,7 +313,9 @@ fn a_peer_that_comes_later_is_used_from_then_on() {
     }
     assert!(engine.store_bytes() > STORE_BYTES);
     assert!(!engine.wait_for_room(10));
-    engine.set_directives(&ramster_engine::Directives { peers: Some(peers(&[&holder])), ..Default::default() });
+    engine
+        .set_directives(&ramster_engine::Directives { peers: Some(peers(&[&holder])), ..Default::default() })
+        .expect("directives");
     wait_at_limit(&engine);
     assert!(held(&holder) > 1000);
 }

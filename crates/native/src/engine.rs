@@ -10,7 +10,7 @@ use ramster_core::handle::{Handle, ObjectId, PoolId, PoolKind};
 use ramster_core::page::{PAGE_BYTES, Page};
 use ramster_engine::{Directives, Options};
 
-use crate::errors::{self, StartError};
+use crate::errors::{self, ConfigError, StartError};
 use crate::fork;
 use crate::plain::{from_dict, to_dict};
 
@@ -118,8 +118,8 @@ impl Engine {
     }
 
     fn set_directives(&self, directives: &Bound<'_, PyDict>) -> PyResult<()> {
-        self.engine.set_directives(&from_dict::<Directives>("directives", directives)?);
-        Ok(())
+        let directives = from_dict::<Directives>("directives", directives)?;
+        self.engine.set_directives(&directives).map_err(|error| ConfigError::new_err(error.to_string()))
     }
 
     fn close(&self, py: Python<'_>) {

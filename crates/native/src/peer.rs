@@ -5,18 +5,43 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use ramster_core::handle::OwnerId;
 use ramster_core::wire::message::Role;
+use ramster_engine::CredentialsPem;
 use ramster_peer::client::Link;
+use ramster_peer::tls::Secured;
+
+use crate::errors::ConfigError;
+use crate::plain::from_dict;
 
 /// The client that asks. It owns no pages; its number only keeps it apart from those that do.
 const ASKER: u128 = 0;
 
+/// `peer`: the node that must answer; without credentials it may be left open.
 #[pyfunction]
-pub fn ask_peer<'py>(py: Python<'py>, address: &str, node: u64, deadline_ms: u64) -> PyResult<Bound<'py, PyDict>> {
+#[pyo3(signature = (address, node, deadline_ms, peer = None, credentials = None))]
+pub fn ask_peer<'py>(
+    py: Python<'py>,
+    address: &str,
+    node: u64,
+    deadline_ms: u64,
+    peer: Option<u64>,
+    credentials: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyDict>> {
     let address = address.parse().map_err(|_| PyValueError::new_err(format!("{address} is not IP:port")))?;
+    let credentials = credentials.map(|dict| from_dict::<CredentialsPem>("credentials", dict)).transpose()?;
+    if credentials.is_some() && peer.is_none() {
+        return Err(PyValueError::new_err("peer: with credentials, say which node must answer"));
+    }
     let asker = OwnerId { node, client: ASKER, incarnation: 0 };
-    let link = py
-        .detach(|| Link::connect(&address, &asker, Role::Get, deadline_ms))
-        .map_err(|error| PyConnectionError::new_err(error.to_string()))?;
+    let link = py.detach(|| {
+        let context = credentials.map(|pem| pem.credentials().client_context()).transpose();
+        let context = context.map_err(|error| ConfigError::new_err(error.to_string()))?;
+        let secured = context.as_ref().zip(peer).map(|(context, node)| Secured { context, node });
+        let link = Link::connect_by(secured, &address, &asker, Role::Get, deadline_ms);
+        link.map_err(|error| PyConnectionError::new_err(error.to_string()))
+    })?;
+    if let Some(peer) = peer.filter(|peer| *peer != link.holder().node) {
+        return Err(PyConnectionError::new_err(format!("node {} answered, not node {peer}", link.holder().node)));
+    }
     let answer = PyDict::new(py);
     answer.set_item("node", link.holder().node)?;
     answer.set_item("offer_bytes", link.holder_offer_bytes())?;

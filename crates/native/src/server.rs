@@ -6,11 +6,14 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use ramster_core::handle::OwnerId;
+use ramster_engine::CredentialsPem;
 use ramster_peer::server::{ServerConfig, ServerStats};
+use ramster_peer::tls::Credentials;
 use ramster_sys::lock::Lock;
 use serde_json::json;
 
-use crate::plain::to_dict;
+use crate::errors::ConfigError;
+use crate::plain::{from_dict, to_dict};
 
 #[pyclass(module = "ramster._native", frozen)]
 pub struct Server {
@@ -23,14 +26,29 @@ fn socket_address(name: &str, text: &str) -> PyResult<SocketAddr> {
     text.parse().map_err(|_| PyValueError::new_err(format!("{name}: {text:?} is not an address; write IP:port")))
 }
 
+fn from_pem(dict: &Bound<'_, PyDict>) -> PyResult<Credentials> {
+    from_dict::<CredentialsPem>("credentials", dict).map(|pem| pem.credentials())
+}
+
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (listen, node, offer_bytes, max_links = 4096))]
-    fn new(py: Python<'_>, listen: &str, node: u64, offer_bytes: u64, max_links: usize) -> PyResult<Self> {
+    #[pyo3(signature = (listen, node, offer_bytes, max_links = 4096, credentials = None))]
+    fn new(
+        py: Python<'_>,
+        listen: &str,
+        node: u64,
+        offer_bytes: u64,
+        max_links: usize,
+        credentials: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         let listen = socket_address("listen", listen)?;
-        let config = ServerConfig { max_links, ..ServerConfig::new(listen, node, offer_bytes) };
-        let server = py.detach(|| ramster_peer::server::Server::start(config))?;
+        let credentials = credentials.map(from_pem).transpose()?;
+        let config = ServerConfig { max_links, credentials, ..ServerConfig::new(listen, node, offer_bytes) };
+        let server = py.detach(|| ramster_peer::server::Server::start(config)).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidInput => ConfigError::new_err(error.to_string()),
+            _ => error.into(),
+        })?;
         Ok(Server { address: server.address(), server: Lock::new(Some(server)) })
     }
 
@@ -51,6 +69,13 @@ impl Server {
                 server.set_offer(offer_bytes);
             }
         });
+    }
+
+    /// For all links from now on; those that are open go on. Bad ones change nothing.
+    fn set_credentials(&self, py: Python<'_>, credentials: &Bound<'_, PyDict>) -> PyResult<()> {
+        let credentials = from_pem(credentials)?;
+        let set = py.detach(|| self.server.lock().as_ref().map_or(Ok(()), |server| server.set_credentials(&credentials)));
+        set.map_err(|error| ConfigError::new_err(error.to_string()))
     }
 
     /// Ends every link and frees every page. Stopping again does nothing.

@@ -1,5 +1,5 @@
 //! Step 8, the owner's side: one TCP link to one holder. Covers opening, requests, answers; not which holder to ask nor what to do about a dead
-//! one. There is no thread in here: whoever owns the link does its input and output, one write a request, one read an answer.
+//! one. Plain or TLS is the transport's. There is no thread in here: whoever owns the link does its input and output, one write a request, one read an answer.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,8 +15,11 @@ use ramster_core::wire::{PROTOCOL_VERSION, encode};
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use crate::socket;
+use crate::tls::{Secured, TlsError};
+use crate::transport::{Received, Transport, TransportError};
 
 /// Unsent bytes over which requests are turned down: two batches of raw pages. The holder is slow; more would only wait here instead of there.
 pub const UNSENT_LIMIT_BYTES: usize = 2 << 20;
@@ -31,6 +34,8 @@ pub enum LinkError {
     Refused(RefuseReason),
     /// Not connected and welcomed in time.
     Deadline,
+    /// The certificate or the speech of one side did not suit the other.
+    Tls(TlsError),
     Remote(RemoteProtocolError),
     /// Nothing was sent; the link goes on.
     Local(LocalProtocolError),
@@ -43,6 +48,7 @@ impl fmt::Display for LinkError {
             Self::Closed => write!(f, "the holder closed the link"),
             Self::Refused(reason) => write!(f, "the holder refused the link: {reason:?}"),
             Self::Deadline => write!(f, "the holder did not answer in time"),
+            Self::Tls(error) => error.fmt(f),
             Self::Remote(error) => error.fmt(f),
             Self::Local(error) => error.fmt(f),
         }
@@ -56,6 +62,15 @@ impl From<Errno> for LinkError {
         match errno {
             Errno::CONNRESET | Errno::PIPE => LinkError::Closed,
             errno => LinkError::Io(errno),
+        }
+    }
+}
+
+impl From<TransportError> for LinkError {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::Io(errno) => errno.into(),
+            TransportError::Tls(error) => LinkError::Tls(error),
         }
     }
 }
@@ -95,6 +110,7 @@ pub struct HolderFacts {
 
 pub struct Link {
     socket: OwnedFd,
+    transport: Transport,
     session: Session,
     inbox: Inbox,
     outbox: Outbox,
@@ -108,12 +124,28 @@ pub struct Link {
 }
 
 impl Link {
-    /// Blocks until the holder welcomes us, at most `timeout_ms`.
+    /// Without TLS. Blocks until the holder welcomes us, at most `timeout_ms`.
     pub fn connect(address: &SocketAddr, me: &OwnerId, role: Role, timeout_ms: u64) -> Result<Link, LinkError> {
+        Self::connect_by(None, address, me, role, timeout_ms)
+    }
+
+    /// The same over TLS with the node that is named, unless `secured` is None.
+    pub fn connect_by(
+        secured: Option<Secured<'_>>,
+        address: &SocketAddr,
+        me: &OwnerId,
+        role: Role,
+        timeout_ms: u64,
+    ) -> Result<Link, LinkError> {
         let deadline = Instant::now() + Duration::from_millis(timeout_ms);
         let socket = socket::connect(address, deadline)?.ok_or(LinkError::Deadline)?;
+        let transport = match &secured {
+            None => Transport::Plain,
+            Some(secured) => Transport::client(secured).map_err(LinkError::Tls)?,
+        };
         let mut link = Link {
             socket,
+            transport,
             session: Session::new(Side::Client),
             inbox: Inbox::new(),
             outbox: Outbox::new(),
@@ -125,7 +157,16 @@ impl Link {
             timeout_set_ms: None,
         };
         socket::set_blocking(&link.socket)?;
-        link.session.send(Kind::Hello)?;
+        link.greet(me, role, deadline)?;
+        match secured {
+            // It has the certificate of one node and says that it is another.
+            Some(secured) if secured.node != link.facts.node => Err(LinkError::Tls(TlsError::WrongName)),
+            _ => Ok(link),
+        }
+    }
+
+    fn greet(&mut self, me: &OwnerId, role: Role, deadline: Instant) -> Result<(), LinkError> {
+        self.session.send(Kind::Hello)?;
         let hello = Hello {
             owner: *me,
             role,
@@ -134,24 +175,32 @@ impl Link {
             auth_scheme: 0,
             auth: &[],
         };
-        encode::hello(link.outbox.frames(), &hello)?;
-        link.flush_out()?;
-        while link.session.state() != State::Open {
-            if !socket::wait_for(&link.socket, PollFlags::IN, deadline)? {
+        encode::hello(self.outbox.frames(), &hello)?;
+        self.flush_out()?;
+        while self.session.state() != State::Open {
+            if !socket::wait_for(&self.socket, self.interest(), deadline)? {
                 return Err(LinkError::Deadline);
             }
-            link.on_readable(&mut |_| {})?;
+            self.flush_out()?;
+            self.on_readable(&mut |_| {})?;
         }
-        Ok(link)
+        Ok(())
     }
 
     /// For a fork: a link of the child-to-be through which it sees every page that `me` has at this holder now. The child inherits it; the
-    /// parent drops its copy. The holder keeps the child's view as long as either has it open.
-    pub fn connect_for_child(address: &SocketAddr, me: &OwnerId, child: &OwnerId, timeout_ms: u64) -> Result<Link, LinkError> {
+    /// parent drops its copy, and MUST NOT send anything by it: under TLS both would go on with one key. The holder keeps the child's view as long as
+    /// either has it open.
+    pub fn connect_for_child(
+        secured: Option<Secured<'_>>,
+        address: &SocketAddr,
+        me: &OwnerId,
+        child: &OwnerId,
+        timeout_ms: u64,
+    ) -> Result<Link, LinkError> {
         let deadline = Instant::now() + Duration::from_millis(timeout_ms);
         let left_ms = || deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
-        let child_link = Link::connect(address, child, Role::Bulk, timeout_ms)?;
-        let mut own_link = Link::connect(address, me, Role::Bulk, left_ms())?;
+        let child_link = Link::connect_by(secured, address, child, Role::Bulk, timeout_ms)?;
+        let mut own_link = Link::connect_by(secured, address, me, Role::Bulk, left_ms())?;
         own_link.send_share(0, child)?;
         let mut outcome = None;
         while outcome.is_none() {
@@ -212,29 +261,29 @@ impl Link {
 
     /// Sends what could not be sent before. Needed only while `has_unsent`, when the descriptor is writable.
     pub fn flush_out(&mut self) -> Result<(), LinkError> {
-        while !self.outbox.is_empty() {
-            match socket::send(&self.socket, self.outbox.pending())? {
-                0 => break,
-                count_bytes => self.outbox.sent(count_bytes),
-            }
+        if self.has_unsent() {
+            let sent = self.transport.send(&self.socket, self.outbox.pending())?;
+            self.outbox.sent(sent.taken_bytes);
         }
         Ok(())
     }
 
     pub fn has_unsent(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.outbox.is_empty() || self.transport.has_unsent()
     }
 
-    /// Takes what has come, without blocking, and delivers it. Returns whether anything was delivered.
+    fn interest(&self) -> PollFlags {
+        if self.has_unsent() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN }
+    }
+
+    /// Takes what has come, without blocking, and delivers it. Returns whether anything was delivered. Nothing is left that the descriptor would not
+    /// tell of.
     pub fn on_readable(&mut self, deliver: &mut dyn FnMut(Event<'_>)) -> Result<bool, LinkError> {
         let mut delivered = false;
         loop {
-            let space = self.inbox.space();
-            let space_bytes = space.len();
-            let received = socket::receive(&self.socket, space)?;
+            let received = self.transport.receive(&self.socket, self.inbox.space(), RecvFlags::DONTWAIT)?;
             delivered |= self.take(received, deliver)?;
-            // A read that did not fill the space found the end of what there was: asking again would cost a system call for nothing.
-            if received != Some(space_bytes) {
+            if !matches!(received, Received::Bytes { more: true, .. }) {
                 return Ok(delivered);
             }
         }
@@ -245,32 +294,33 @@ impl Link {
         let deadline = Instant::now() + Duration::from_millis(timeout_ms);
         if !self.has_unsent() {
             // The usual case: the answer comes whole, with one system call.
-            let space = self.inbox.space();
-            let received = socket::receive_within(&self.socket, space, timeout_ms, &mut self.timeout_set_ms)?;
-            if self.take(received, deliver)? || self.session.state() == State::Closed {
+            socket::set_patience(&self.socket, timeout_ms, &mut self.timeout_set_ms)?;
+            let received = self.transport.receive(&self.socket, self.inbox.space(), RecvFlags::empty())?;
+            let mut delivered = self.take(received, deliver)?;
+            if self.transport.has_received() {
+                delivered |= self.on_readable(deliver)?;
+            }
+            if delivered || self.session.state() == State::Closed {
                 return Ok(true);
             }
         }
         loop {
-            let unsent = if self.has_unsent() { PollFlags::OUT } else { PollFlags::empty() };
-            if !socket::wait_for(&self.socket, PollFlags::IN | unsent, deadline)? {
+            if !socket::wait_for(&self.socket, self.interest(), deadline)? {
                 return Ok(false);
             }
-            if self.has_unsent() {
-                self.flush_out()?;
-            }
+            self.flush_out()?;
             if self.on_readable(deliver)? || self.session.state() == State::Closed {
                 return Ok(true);
             }
         }
     }
 
-    fn take(&mut self, received: Option<usize>, deliver: &mut dyn FnMut(Event<'_>)) -> Result<bool, LinkError> {
+    fn take(&mut self, received: Received, deliver: &mut dyn FnMut(Event<'_>)) -> Result<bool, LinkError> {
         match received {
-            None => Ok(false),
-            Some(0) if self.session.state() == State::Closed => Ok(false),
-            Some(0) => Err(LinkError::Closed),
-            Some(count_bytes) => {
+            Received::Nothing => Ok(false),
+            Received::Closed if self.session.state() == State::Closed => Ok(false),
+            Received::Closed => Err(LinkError::Closed),
+            Received::Bytes { count_bytes, .. } => {
                 self.inbox.received(count_bytes);
                 self.deliver_frames(deliver)
             }

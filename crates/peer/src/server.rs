@@ -16,11 +16,12 @@ use ramster_sys::lock::Lock;
 use ramster_sys::slabs::ArenaSlabs;
 use rustix::fd::OwnedFd;
 
+use crate::tls::{Credentials, CredentialsError};
 use counters::Counters;
 pub use counters::EndReason;
 use worker::{Mailbox, Worker};
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerConfig {
     pub listen: SocketAddr,
     pub node: u64,
@@ -31,21 +32,24 @@ pub struct ServerConfig {
     pub max_links: usize,
     pub threads: usize,
     pub timeouts: Timeouts,
+    /// None: plain TCP, and anybody may say anything.
+    pub credentials: Option<Credentials>,
 }
 
 impl ServerConfig {
-    /// With the usual limits: 4096 links, 2 threads.
+    /// With the usual limits: 4096 links, 2 threads. Without credentials.
     pub fn new(listen: SocketAddr, node: u64, offer_bytes: u64) -> Self {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let incarnation = since_epoch.as_nanos() as u64;
-        ServerConfig { listen, node, incarnation, offer_bytes, max_links: 4096, threads: 2, timeouts: Timeouts::default() }
+        let timeouts = Timeouts::default();
+        ServerConfig { listen, node, incarnation, offer_bytes, max_links: 4096, threads: 2, timeouts, credentials: None }
     }
 }
 
 /// A client that is silent between frames is never timed out: keepalive tells whether its machine lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// From being accepted to the whole hello.
+    /// From being accepted to the whole hello, TLS included.
     pub hello_ms: u64,
     /// From the first byte of a frame to its last: 64 KiB, so this is not about speed but about half frames.
     pub half_frame_ms: u64,
@@ -88,6 +92,8 @@ impl ServerStats {
 /// What the threads of a server share.
 struct Shared {
     config: ServerConfig,
+    /// For the next link. None: plain.
+    tls: Lock<Option<Arc<rustls::ServerConfig>>>,
     /// Held for one page or one slice of pages at a time, never over a system call.
     foreign: Lock<Foreign<ArenaSlabs>>,
     counters: Counters,
@@ -111,15 +117,25 @@ fn reserve(offer_bytes: u64) -> io::Result<ArenaSlabs> {
     ArenaSlabs::reserve(RESERVED_BYTES.max(offer_bytes)).or_else(|_| ArenaSlabs::reserve(offer_bytes * 2))
 }
 
+fn bad_credentials(error: CredentialsError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
 impl Server {
+    /// Credentials that cannot be used are `InvalidInput`.
     pub fn start(config: ServerConfig) -> io::Result<Server> {
+        let tls = match &config.credentials {
+            Some(credentials) => Some(credentials.server_config(config.node).map_err(bad_credentials)?),
+            None => None,
+        };
         let listener = TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let mailboxes = (0..config.threads.max(1)).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
-            config,
             foreign: Lock::new(Foreign::new(config.offer_bytes, reserve(config.offer_bytes)?)),
+            config,
+            tls: Lock::new(tls),
             counters: Counters::default(),
             links: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
@@ -144,6 +160,13 @@ impl Server {
         self.shared.foreign.lock().set_offer(offer_bytes);
         self.shared.offer_changes.fetch_add(1, Ordering::SeqCst);
         self.shared.wake_all();
+    }
+
+    /// For all links from now on; those that are open go on, also when their authority is no longer among the roots. Bad ones change nothing.
+    pub fn set_credentials(&self, credentials: &Credentials) -> Result<(), CredentialsError> {
+        let tls = credentials.server_config(self.shared.config.node)?;
+        *self.shared.tls.lock() = Some(tls);
+        Ok(())
     }
 
     pub fn stats(&self) -> ServerStats {

@@ -1,6 +1,8 @@
 //! TCP sockets as links need them. Covers opening with a deadline, options, and reads and writes that never block or are interrupted; not what
 //! is sent.
 
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType};
 
 /// A peer whose machine died is noticed after 10 + 3 x 5 s. Shorter would blame short stalls of the network; longer keeps a dead owner's pages.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -59,37 +61,39 @@ pub fn wait_for(socket: &impl AsFd, events: PollFlags, deadline: Instant) -> Res
     }
 }
 
-/// None: nothing there now. Some(0): the other side closed.
-pub fn receive(socket: &impl AsFd, space: &mut [u8]) -> Result<Option<usize>, Errno> {
-    loop {
-        match rustix::net::recv(socket, &mut *space, RecvFlags::DONTWAIT) {
-            Ok((_, count_bytes)) => return Ok(Some(count_bytes)),
-            Err(Errno::AGAIN) => return Ok(None),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
+/// Blocks unless `flags` have `DONTWAIT`, see `set_patience`. None: nothing there now. Some(0): the other side closed.
+pub fn receive(socket: &impl AsFd, space: &mut [u8], flags: RecvFlags) -> Result<Option<usize>, Errno> {
+    come(rustix::net::recv(socket, space, flags).map(|(_, count_bytes)| count_bytes))
+}
+
+/// The same into space that nothing was written to.
+pub fn receive_into<'a>(
+    socket: &impl AsFd,
+    space: &'a mut [MaybeUninit<u8>],
+    flags: RecvFlags,
+) -> Result<Option<&'a mut [u8]>, Errno> {
+    come(rustix::net::recv(socket, space, flags).map(|((received, _), _)| received))
+}
+
+/// After a signal, as when there is nothing yet, whoever waits looks again.
+fn come<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match result {
+        Ok(received) => Ok(Some(received)),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 
-/// Blocks in the one call that also receives, where a poll and a read would be two. None: `timeout_ms` passed, or a signal
-/// came. `set_ms` is the timeout that the socket has, so that it is set only when it changes.
-pub fn receive_within(
-    socket: &impl AsFd,
-    space: &mut [u8],
-    timeout_ms: u64,
-    set_ms: &mut Option<u64>,
-) -> Result<Option<usize>, Errno> {
+/// From now on a read without `DONTWAIT` waits that long: one call, where a poll and a read would be two. `set_ms` is the timeout that the socket has,
+/// so that it is set only when it changes.
+pub fn set_patience(socket: &impl AsFd, timeout_ms: u64, set_ms: &mut Option<u64>) -> Result<(), Errno> {
     if *set_ms != Some(timeout_ms) {
         // 0 would mean for ever; a microsecond is as short as it gets.
         let timeout = Duration::from_millis(timeout_ms).max(Duration::from_micros(1));
         sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, Some(timeout))?;
         *set_ms = Some(timeout_ms);
     }
-    match rustix::net::recv(socket, &mut *space, RecvFlags::empty()) {
-        Ok((_, count_bytes)) => Ok(Some(count_bytes)),
-        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-        Err(errno) => Err(errno),
-    }
+    Ok(())
 }
 
 /// From now on only calls that say so do not block.
@@ -102,6 +106,18 @@ pub fn set_blocking(socket: &impl AsFd) -> Result<(), Errno> {
 pub fn send(socket: &impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
     loop {
         match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN) => return Ok(0),
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// The same for several pieces, in their order.
+pub fn send_all_of(socket: &impl AsFd, pieces: &[IoSlice<'_>]) -> Result<usize, Errno> {
+    loop {
+        let mut nothing_besides = SendAncillaryBuffer::default();
+        match rustix::net::sendmsg(socket, pieces, &mut nothing_besides, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Err(Errno::AGAIN) => return Ok(0),
             Err(Errno::INTR) => {}
             result => return result,

@@ -245,7 +245,7 @@ fn a_forked_child_and_its_parent_each_see_the_pages_of_the_fork_and_only_their_o
     put(&mut parent, 1, 0..300, 1);
     let used_bytes = server.stats().used_bytes;
     let child_id = owner(2);
-    let mut child = Link::connect_for_child(&server.address(), &owner(1), &child_id, DEADLINE_MS).expect("share");
+    let mut child = Link::connect_for_child(None, &server.address(), &owner(1), &child_id, DEADLINE_MS).expect("share");
     assert_eq!(server.stats().used_bytes, used_bytes, "nothing is copied before it changes");
     let mut child_gets = Link::connect(&server.address(), &child_id, Role::Get, DEADLINE_MS).expect("link");
     assert_eq!(get(&mut child_gets, 7, 1), Ok((1, bytes_of(1, 7, 1, 1000))));

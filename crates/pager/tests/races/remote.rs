@@ -27,7 +27,7 @@ fn away(pages: usize) -> (Peer, Memory, Hand) {
 
 /// Nothing more goes to the peer.
 fn stay_here(pager: &Pager) {
-    pager.engine().set_directives(&Directives { remotify: Some(false), ..Directives::default() });
+    pager.engine().set_directives(&Directives { remotify: Some(false), ..Directives::default() }).expect("directives");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use ramster_core::wire::{PROTOCOL_VERSION, encode};
 use super::Shared;
 use super::connection::Connection;
 use super::counters::EndReason;
+use crate::tls::Standing;
 
 /// Pages freed under one hold of the lock. A hundred microseconds or so; doubling it doubles how long a fault can wait for somebody's goodbye.
 const SLICE_PAGES: usize = 1024;
@@ -66,7 +67,11 @@ pub fn answer(
             encode::done(out, request, &done(shared, freed));
         }
         Message::Share(child) => {
-            let (status, pages) = shared.foreign.lock().share(seat, &child);
+            let may = link.standing.is_none_or(|standing| standing.may_share_with(child.client));
+            let (status, pages) = match &mut *shared.foreign.lock() {
+                foreign if may => foreign.share(seat, &child),
+                foreign => foreign.refuse_share(),
+            };
             encode::done(out, request, &Done { status, ..done(shared, Some(pages)) });
         }
         Message::Ping => encode::bare(out, Kind::Pong, request),
@@ -129,16 +134,22 @@ fn greet(link: &mut Connection, shared: &Shared, hello: &Hello<'_>, out: &mut Ve
     encode::welcome(out, &welcome).map_err(own_error)
 }
 
-fn admit(link: &Connection, shared: &Shared, hello: &Hello<'_>) -> Result<Seat, (RefuseReason, EndReason)> {
+fn admit(link: &mut Connection, shared: &Shared, hello: &Hello<'_>) -> Result<Seat, (RefuseReason, EndReason)> {
     if !(hello.lowest_version..=hello.highest_version).contains(&PROTOCOL_VERSION) {
         return Err((RefuseReason::Version, EndReason::RefusedVersion));
     }
     if link.is_over_limit {
         return Err((RefuseReason::TooManyLinks, EndReason::RefusedTooManyLinks));
     }
-    // No scheme is spoken yet. Credentials that nobody checks are turned away rather than ignored.
+    // Who speaks is what TLS has shown. Credentials in the hello, that nobody checks, are turned away rather than ignored.
     if hello.auth_scheme != 0 || !hello.auth.is_empty() {
         return Err((RefuseReason::Auth, EndReason::RefusedAuth));
+    }
+    if link.transport.is_tls() {
+        link.standing = link.transport.certificate().and_then(|certificate| Standing::of(certificate, &hello.owner));
+        if link.standing.is_none() {
+            return Err((RefuseReason::Auth, EndReason::RefusedAuth));
+        }
     }
     let arrived = shared.foreign.lock().arrive(&hello.owner);
     arrived.map_err(|_| (RefuseReason::Incarnation, EndReason::RefusedIncarnation))

@@ -11,11 +11,13 @@ use ramster_core::wire::message::{Message, RefuseReason};
 use ramster_core::wire::session::{Session, State};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
+use rustix::net::RecvFlags;
 
 use super::answer::{self, Answered};
 use super::counters::EndReason;
 use super::{Shared, Timeouts};
-use crate::socket;
+use crate::tls::Standing;
+use crate::transport::{Received, Transport, TransportError};
 
 /// Answers are sent once this much is written: small enough to be in the cache still, large enough that the call costs little.
 const SEND_AT_BYTES: usize = 64 * 1024;
@@ -50,6 +52,9 @@ impl Spare {
 
 pub struct Connection {
     pub socket: OwnedFd,
+    pub transport: Transport,
+    /// By its certificate. None: plain, or no hello yet.
+    pub standing: Option<Standing>,
     pub session: Session,
     pub seat: Option<Seat>,
     /// Its requests are served before others': a thread sleeps behind each.
@@ -78,9 +83,11 @@ pub enum Next {
 }
 
 impl Connection {
-    pub fn new(socket: OwnedFd, is_over_limit: bool, now_ms: u64, timeouts: &Timeouts) -> Self {
+    pub fn new(socket: OwnedFd, transport: Transport, is_over_limit: bool, now_ms: u64, timeouts: &Timeouts) -> Self {
         Connection {
             socket,
+            transport,
+            standing: None,
             session: Session::new(Side::Server),
             seat: None,
             is_urgent: false,
@@ -106,7 +113,8 @@ impl Connection {
             answer::refuse(self, outbox.frames(), RefuseReason::Protocol);
             let _ = self.send(&mut outbox);
         }
-        self.arm(&shared.config.timeouts, inbox.is_empty(), outbox.is_empty(), now_ms);
+        let is_sent = outbox.is_empty() && !self.transport.has_unsent();
+        self.arm(&shared.config.timeouts, inbox.is_empty(), is_sent, now_ms);
         if inbox.is_empty() {
             spare.keep_inbox(inbox);
         } else if let Some(rest) = inbox.split_rest() {
@@ -125,11 +133,11 @@ impl Connection {
     fn rounds(&mut self, shared: &Shared, inbox: &mut Inbox, outbox: &mut Outbox, mut may_read: bool) -> Result<Next, EndReason> {
         let mut reads = 0;
         loop {
-            if outbox.is_empty() {
+            if outbox.is_empty() && !self.transport.has_unsent() {
                 self.answer_frames(shared, inbox, outbox)?;
             }
             self.send(outbox)?;
-            if !outbox.is_empty() {
+            if !outbox.is_empty() || self.transport.has_unsent() {
                 return Ok(Next::Wait);
             }
             if let Some(reason) = self.ending {
@@ -142,34 +150,34 @@ impl Connection {
             if whole_frame(inbox)?.is_some() {
                 continue;
             }
-            if !may_read {
+            if !may_read && !self.transport.has_received() {
                 return Ok(Next::Wait);
             }
-            let space = inbox.space();
-            let space_bytes = space.len();
-            match socket::receive(&self.socket, space).map_err(|_| EndReason::SocketError)? {
-                None => return Ok(Next::Wait),
-                Some(0) => return Err(EndReason::PeerClosed),
-                Some(count_bytes) => {
+            match self.transport.receive(&self.socket, inbox.space(), RecvFlags::DONTWAIT)? {
+                Received::Nothing => return Ok(Next::Wait),
+                Received::Closed => return Err(EndReason::PeerClosed),
+                Received::Bytes { count_bytes, more } => {
                     inbox.received(count_bytes);
-                    // A read that did not fill the space found the end: trying again would be a system call for nothing.
-                    may_read = count_bytes == space_bytes;
+                    may_read = more;
                 }
             }
         }
     }
 
     fn send(&mut self, outbox: &mut Outbox) -> Result<(), EndReason> {
-        while !outbox.is_empty() {
-            match socket::send(&self.socket, outbox.pending()).map_err(|_| EndReason::SocketError)? {
-                0 => break,
-                count_bytes => {
-                    outbox.sent(count_bytes);
-                    self.has_progressed = true;
-                }
-            }
+        if !outbox.is_empty() || self.transport.has_unsent() {
+            let sent = self.transport.send(&self.socket, outbox.pending())?;
+            outbox.sent(sent.taken_bytes);
+            self.has_progressed |= sent.has_moved;
         }
         Ok(())
+    }
+
+    /// Sends a last frame, if it can be sent at once and nothing is half sent.
+    pub fn say_last(&mut self, frame: &[u8]) {
+        if self.interest() == EventFlags::IN {
+            let _ = self.transport.send(&self.socket, frame);
+        }
     }
 
     /// Answers whole frames until enough is written to be worth sending.
@@ -210,18 +218,19 @@ impl Connection {
 
     /// Which events to be told of. Nothing is read while anything is unsent.
     pub fn interest(&self) -> EventFlags {
-        if self.outbox.is_some() { EventFlags::OUT } else { EventFlags::IN }
+        if self.outbox.is_some() || self.transport.has_unsent() { EventFlags::OUT } else { EventFlags::IN }
     }
 
     pub fn deadline(&self) -> Option<(u64, EndReason)> {
         self.deadline
     }
 
-    fn arm(&mut self, timeouts: &Timeouts, inbox_is_empty: bool, outbox_is_empty: bool, now_ms: u64) {
-        let (reason, after_ms) = if !outbox_is_empty {
-            (EndReason::NotTakingTimeout, timeouts.not_taking_ms)
-        } else if self.session.state() == State::Opening {
+    fn arm(&mut self, timeouts: &Timeouts, inbox_is_empty: bool, is_sent: bool, now_ms: u64) {
+        let is_opening = self.session.state() == State::Opening;
+        let (reason, after_ms) = if is_opening {
             (EndReason::HelloTimeout, timeouts.hello_ms)
+        } else if !is_sent {
+            (EndReason::NotTakingTimeout, timeouts.not_taking_ms)
         } else if !inbox_is_empty {
             (EndReason::HalfFrameTimeout, timeouts.half_frame_ms)
         } else {
@@ -229,7 +238,8 @@ impl Connection {
             return;
         };
         match self.deadline {
-            Some((_, armed)) if armed == reason && !self.has_progressed => {}
+            // A handshake that goes on and on is no progress.
+            Some((_, armed)) if armed == reason && (is_opening || !self.has_progressed) => {}
             _ => self.deadline = Some((now_ms + after_ms, reason)),
         }
     }
@@ -238,4 +248,13 @@ impl Connection {
 fn whole_frame(inbox: &Inbox) -> Result<Option<Header>, EndReason> {
     let header = inbox.header().map_err(EndReason::Protocol)?;
     Ok(header.filter(|header| inbox.body(header).is_some()))
+}
+
+impl From<TransportError> for EndReason {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::Io(_) => EndReason::SocketError,
+            TransportError::Tls(_) => EndReason::TlsFailed,
+        }
+    }
 }

@@ -19,13 +19,15 @@ pub enum EndReason {
     RefusedIncarnation,
     RefusedTooManyLinks,
     RefusedAuth,
+    /// No TLS came about, or it broke: another authority, no certificate, no TLS at all.
+    TlsFailed,
     /// Our own side would have broken the protocol.
     OwnError,
     Stopping,
     Protocol(RemoteProtocolError),
 }
 
-const PLAIN: [EndReason; 12] = [
+const PLAIN: [EndReason; 13] = [
     EndReason::Goodbye,
     EndReason::PeerClosed,
     EndReason::SocketError,
@@ -36,6 +38,7 @@ const PLAIN: [EndReason; 12] = [
     EndReason::RefusedIncarnation,
     EndReason::RefusedTooManyLinks,
     EndReason::RefusedAuth,
+    EndReason::TlsFailed,
     EndReason::OwnError,
     EndReason::Stopping,
 ];
@@ -54,6 +57,7 @@ impl EndReason {
             Self::RefusedIncarnation => "refused_incarnation",
             Self::RefusedTooManyLinks => "refused_too_many_links",
             Self::RefusedAuth => "refused_auth",
+            Self::TlsFailed => "tls_failed",
             Self::OwnError => "own_error",
             Self::Stopping => "stopping",
             Self::Protocol(error) => error.reason(),

@@ -18,6 +18,7 @@ use super::connection::{Connection, Next, Spare};
 use super::counters::EndReason;
 use super::{Shared, answer};
 use crate::socket;
+use crate::transport::Transport;
 
 const WAKE: u64 = u64::MAX;
 const LISTEN: u64 = u64::MAX - 1;
@@ -281,7 +282,13 @@ impl Worker {
             self.shared.links.fetch_sub(1, Ordering::SeqCst);
             return;
         }
-        let link = Connection::new(socket, links >= max_links, now_ms, &self.shared.config.timeouts);
+        let tls = self.shared.tls.lock().clone();
+        let Ok(transport) = Transport::server(tls) else {
+            self.shared.counters.count_end(EndReason::OwnError);
+            self.shared.links.fetch_sub(1, Ordering::SeqCst);
+            return;
+        };
+        let link = Connection::new(socket, transport, links >= max_links, now_ms, &self.shared.config.timeouts);
         self.next_worker = (self.next_worker + 1) % self.shared.mailboxes.len();
         if self.next_worker == self.index {
             return self.enter(link);
@@ -344,10 +351,8 @@ impl Worker {
     /// Tells a client why, if it can be told at once and is not in the middle of an answer.
     fn say_goodbye(&mut self, index: usize, reason: RefuseReason) {
         let Some(slot) = &mut self.slots[index] else { return };
-        if slot.link.interest() == EventFlags::IN {
-            let mut frame = Vec::new();
-            answer::refuse(&mut slot.link, &mut frame, reason);
-            let _ = socket::send(&slot.link.socket, &frame);
-        }
+        let mut frame = Vec::new();
+        answer::refuse(&mut slot.link, &mut frame, reason);
+        slot.link.say_last(&frame);
     }
 }
