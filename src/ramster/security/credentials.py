@@ -36,12 +36,14 @@ class Credentials:
             "key": authority.key_pem(self.own.key),
         }
 
-    def for_client(self, family: str, now: datetime) -> tuple[dict[str, str], x509.Certificate]:
+    def for_client(self, family: str, now: datetime) -> tuple[dict[str, Any], x509.Certificate]:
         """New credentials of a client process of this machine, and their certificate. `family`: 16 hexadecimal digits."""
         key = authority.make_key()
         leaf = authority.sign_client(self.clients, key.public_key(), self.node, family, now)
         chain = authority.pem(leaf, self.clients.certificate)
-        return {"roots": self.roots, "chain": chain, "key": authority.key_pem(key), "family": family}, leaf
+        plain = {"roots": self.roots, "chain": chain, "key": authority.key_pem(key)}
+        # Who it is to holders: a program that found its node by the socket does not know the node's number yet.
+        return {**plain, "family": family, "node": self.node}, leaf
 
     def listening(self) -> ssl.SSLContext:
         """For the control port: TLS 1.3; a certificate of this cluster is checked when there is one."""
