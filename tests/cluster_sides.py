@@ -12,7 +12,7 @@ from typing import Any
 from ramster.config import addresses, file
 from ramster.node import joining
 from ramster.node.cluster_side import ClusterSide
-from ramster.security import authority, credentials, files, names
+from ramster.security import authority, credentials, files, names, tokens
 from ramster.transport import lines
 
 DEADLINE_S = 20.0
@@ -156,3 +156,21 @@ def context_of(certificate_text: str, folder: Path, tmp_path: Path) -> ssl.SSLCo
     context = credentials.trusting((folder / "ca.pem").read_text())
     context.load_cert_chain(path)
     return context
+
+
+def join_message(token_text: str, **changes: Any) -> dict[str, Any]:
+    token = tokens.read(token_text)
+    return {
+        "type": "join", "token": token.id, "secret": token.secret.hex(), "node": None,
+        "request": authority.make_request(authority.make_key()),
+        "clients_request": authority.make_request(authority.make_key()),
+        "listen": "192.0.2.7:7946", "control": "192.0.2.7:7947", **changes,
+    }  # fmt: skip
+
+
+def pair(address: str) -> tuple[str, int]:
+    return addresses.split(address, of="address")
+
+
+def introduction(node: int, port: int = 7946) -> dict[str, Any]:
+    return {"type": "introduce", "node": node, "listen": f"192.0.2.{node}:{port}", "control": f"192.0.2.{node}:7947"}
