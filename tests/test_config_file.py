@@ -84,3 +84,66 @@ def test_the_line_of_a_key_is_found_in_the_right_one_of_several_tables() -> None
     assert line_of(GOOD, "peers", "id", 1) == 12
     assert line_of(GOOD, "run") == 15
     assert line_of(GOOD, "node", "nothing") is None
+
+
+CERTIFIED = """\
+[node]
+id = 2
+listen = "192.0.2.2:7946"
+control = "192.0.2.2:7947"
+offer = "1G"
+
+[cluster]
+dir = "keys"
+authority = 1
+"""
+
+
+def test_a_node_with_certificates_listens_where_others_reach_it() -> None:
+    found = file.parse(CERTIFIED, path="/etc/r/node.toml", ram_bytes=16 << 30)
+    assert found.node is not None
+    assert (found.node.listen, found.node.control) == ("192.0.2.2:7946", "192.0.2.2:7947")
+    assert found.cluster == file.ClusterTable("/etc/r/keys", 1)
+    assert file.parse(CERTIFIED.replace('"keys"', '"/k"'), path="n", ram_bytes=1 << 30).cluster == file.ClusterTable(
+        "/k", 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "words"),
+    [
+        ('listen = "192.0.2.2:7946"', 'listen = "0.0.0.0:7946"', 3, ["node.listen", "numeric address"]),
+        ('listen = "192.0.2.2:7946"', 'listen = "somewhere:7946"', 3, ["node.listen", "numeric address"]),
+        ('control = "192.0.2.2:7947"', 'control = "[::]:7947"', 4, ["node.control", "numeric address"]),
+        ('control = "192.0.2.2:7947"', "control = 7947", 4, ["node.control must be"]),
+        ("authority = 1", "authority = 0", 9, ["cluster.authority"]),
+        ("authority = 1", "", 7, ["'authority' is missing"]),
+        ('dir = "keys"', 'folder = "keys"', 8, ["unknown key 'folder'"]),
+        ('[cluster]\ndir = "keys"\nauthority = 1\n', "", 3, ["other machines", "ramster init"]),
+    ],
+)
+def test_a_mistake_about_certificates_is_told_too(before: str, after: str, line: int, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(CERTIFIED.replace(before, after, 1))
+    message = str(caught.value)
+    assert message.startswith(f"node.toml:{line}: "), message
+    for word in words:
+        assert word in message
+
+
+def test_a_control_port_without_certificates_is_refused() -> None:
+    text = CERTIFIED.replace("192.0.2.2", "127.0.0.1").split("[cluster]")[0]
+    with pytest.raises(ConfigError, match=r"node\.toml:4: node\.control needs certificates"):
+        read(text)
+
+
+def test_the_file_that_init_writes_is_read_as_it_was_meant() -> None:
+    from ramster.config import template
+
+    text = template.text(
+        "init", "/x/node.toml", node=3, listen="[2001:db8::1]:1", control="[2001:db8::1]:2", offer="25%", authority=1,
+        socket='/a "b"\\c',
+    )  # fmt: skip
+    found = file.parse(text, path="/x/node.toml", ram_bytes=16 << 30)
+    assert found.node == file.NodeTable(3, "[2001:db8::1]:1", 4 << 30, '/a "b"\\c', "[2001:db8::1]:2")
+    assert found.cluster == file.ClusterTable("/x", 1)

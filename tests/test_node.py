@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +50,42 @@ def test_a_node_alone_shows_itself_and_stops_on_sigterm(start_node: Callable[...
 
 def test_the_admin_socket_is_for_its_user_alone(start_node: Callable[..., NodeUnderTest]) -> None:
     assert start_node().socket.stat().st_mode & 0o077 == 0
+
+
+SPEAK = """
+import os, socket, sys
+os.setgid(12345); os.setuid(12345)
+link = socket.socket(socket.AF_UNIX); link.settimeout(20); link.connect(sys.argv[1])
+try:
+    link.sendall(sys.argv[2].encode() + b"\\n")
+    print(len(link.recv(1000)))
+except (BrokenPipeError, ConnectionResetError):
+    print(0)
+"""
+
+
+@pytest.mark.parametrize("line", ['{"type":"status"}', '{"type":"register","pid":1,"client":"00","program":""}'])
+def test_the_admin_socket_answers_no_other_user_even_where_they_can_open_it(line: str) -> None:
+    """The kernel says who it is; modes of files are somebody's mistake away."""
+    if os.geteuid() != 0:
+        pytest.skip("speaking as another user needs root")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        node = NodeUnderTest(Path(folder), 1, "64M", {})
+        try:
+            node.wait_up()
+            node.socket.chmod(0o777)
+            answer = subprocess.run(
+                ["/usr/bin/env", "python3", "-c", SPEAK, str(node.socket), line],
+                capture_output=True,
+                timeout=30,
+                cwd="/",
+            )
+            assert answer.stdout == b"0\n", answer
+            assert node.status()["clients"] == []
+            assert "of another user (uid 12345)" in node.log.read_text()
+        finally:
+            node.kill()
 
 
 def test_a_dead_nodes_socket_is_no_obstacle(start_node: Callable[..., NodeUnderTest]) -> None:

@@ -67,6 +67,14 @@ impl Identity {
             }
             owner.client = of_family(family, owner.client);
         }
+        if let Some(node) = pem.node.filter(|node| *node != owner.node) {
+            if self.is_known {
+                let own = owner.node;
+                let why = format!("credentials: they are of node {node}, and since its first link this program is of node {own}");
+                return Err(StartError(why));
+            }
+            owner.node = node;
+        }
         if !context.may_speak_for(&owner) {
             let (node, family) = (owner.node, family_of(owner.client));
             let why =

@@ -87,6 +87,9 @@ pub struct CredentialsPem {
     /// ... or the first 16 of them. Taken on only before the first link.
     #[serde(default)]
     pub family: Option<String>,
+    /// The node whose process this is, where it was not known at the start. Taken on like the family.
+    #[serde(default)]
+    pub node: Option<u64>,
 }
 
 impl CredentialsPem {

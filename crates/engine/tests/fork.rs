@@ -101,8 +101,14 @@ fn a_child_of_the_same_family_has_its_parents_pages_over_tls() {
     let holder = Server::start(ServerConfig { threads: 1, credentials: Some(cluster.node(1)), ..config }).expect("server");
     let mine = cluster.family(1, 0xabc);
     let family = Some(format!("{:016x}", 0xabc));
-    let credentials =
-        Some(CredentialsPem { roots: mine.roots_pem, chain: mine.chain_pem, key: mine.key_pem, client: None, family });
+    let credentials = Some(CredentialsPem {
+        roots: mine.roots_pem,
+        chain: mine.chain_pem,
+        key: mine.key_pem,
+        client: None,
+        family,
+        node: None,
+    });
     let options = Options { store_bytes: Some(1 << 20), peers: peers(&[&holder]), node: 1, credentials, ..Options::default() };
     let engine = Engine::start(&options).expect("engine");
     let pool = engine.new_pool(PoolKind::Persistent).expect("pool");

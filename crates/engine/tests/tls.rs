@@ -35,6 +35,7 @@ fn pem(credentials: &Credentials, family: Option<u64>) -> CredentialsPem {
         key: credentials.key_pem.clone(),
         client: None,
         family: family.map(|family| format!("{family:016x}")),
+        node: None,
     }
 }
 
@@ -105,6 +106,23 @@ fn credentials_that_come_late_are_used_at_once_and_their_family_is_taken_on() {
     engine.set_directives(&credentials(pem(&cluster.family(1, FAMILY), Some(FAMILY)))).expect("credentials");
     assert_all(&engine, pool, 2000, 1);
     assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+}
+
+/// A program that finds its node by the socket learns which node that is with its credentials.
+#[test]
+fn an_engine_that_does_not_know_its_node_takes_it_from_its_credentials_before_the_first_link() {
+    let cluster = Cluster::new();
+    let holder = holder(&cluster, 1);
+    let engine = Engine::start(&Options { node: 0, ..options(peers(&[&holder])) }).expect("engine");
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    let of_node = |node| CredentialsPem { node: Some(node), ..pem(&cluster.family(node, FAMILY), Some(FAMILY)) };
+    engine.set_directives(&credentials(of_node(1))).expect("credentials");
+    put_all(&engine, pool, 2000, 1);
+    wait_at_limit(&engine);
+    assert_eq!(holder.stats().clients[0].owner.node, 1);
+    let error = engine.set_directives(&credentials(of_node(2))).expect_err("too late").to_string();
+    assert!(error.starts_with("credentials: they are of node 2"), "{error}");
+    assert_all(&engine, pool, 2000, 1);
 }
 
 #[test]

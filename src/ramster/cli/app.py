@@ -11,6 +11,16 @@ from typer.exceptions import TyperException
 from ramster.errors import UsageError
 
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+DIR = Annotated[
+    str | None,
+    typer.Option("--dir", help="The cluster's directory. Default: /etc/ramster for root, else ~/.config/ramster."),
+]
+LISTEN = Annotated[
+    str, typer.Option(help="Where this node keeps pages: HOST:PORT of this machine as the others reach it.")
+]
+OFFER = Annotated[str, typer.Option(help="RAM to lend: a size, or a percentage of the RAM.")]
+CONTROL = Annotated[str | None, typer.Option(help="Where nodes join: HOST:PORT. Default: the port after --listen's.")]
+SOCKET = Annotated[str | None, typer.Option(help="The node's admin socket, if not the usual one.")]
 
 app = typer.Typer(
     name="ramster",
@@ -33,8 +43,62 @@ def run(context: typer.Context) -> None:
 
 
 @app.command()
+def init(
+    listen: LISTEN,
+    directory: DIR = None,
+    node_id: Annotated[int, typer.Option("--id", help="This node's number.")] = 1,
+    offer: OFFER = "25%",
+    control: CONTROL = None,
+    socket: SOCKET = None,
+    as_json: JSON = False,
+) -> None:
+    """Make a cluster: its certificate authority, and this machine as its first node."""
+    from ramster.cli import cluster as verb
+
+    verb.init(verb.Wishes(directory, listen, control, offer, socket), node_id, as_json=as_json)
+
+
+@app.command()
+def token(
+    directory: DIR = None,
+    expires: Annotated[str, typer.Option(help="How long it is good: 30m, 1h, 7d.")] = "1h",
+    as_json: JSON = False,
+) -> None:
+    """Print a join token, good for one machine. Whoever has it can join: hand it over as one does a password."""
+    from ramster.cli import cluster as verb
+
+    verb.token(directory, expires, as_json=as_json)
+
+
+@app.command()
+def join(
+    token: Annotated[str, typer.Argument(help="What `ramster token` printed, or - to read it from standard input.")],
+    host: Annotated[str, typer.Argument(help="HOST[:PORT] of a control port of the cluster.")],
+    listen: LISTEN,
+    directory: DIR = None,
+    node_id: Annotated[int | None, typer.Option("--id", help="The number that this node wants.")] = None,
+    offer: OFFER = "25%",
+    control: CONTROL = None,
+    socket: SOCKET = None,
+    as_json: JSON = False,
+) -> None:
+    """Join a cluster with a token: this machine gets its certificate and its number."""
+    from ramster.cli import cluster as verb
+
+    verb.join(token, host, verb.Wishes(directory, listen, control, offer, socket), node_id, as_json=as_json)
+
+
+@app.command()
+def rotate(directory: DIR = None, as_json: JSON = False) -> None:
+    """Give this node new keys and certificates; a running node takes them over within a second."""
+    from ramster.cli import cluster as verb
+
+    verb.rotate(directory, as_json=as_json)
+
+
+@app.command()
 def node(
-    config: Annotated[str, typer.Option(help="The TOML file with [node] and [[peers]].")],
+    config: Annotated[str, typer.Option(help="The TOML file with [node], as `ramster init` writes it.")],
 ) -> None:
     """Serve this machine's spare RAM to other nodes, in the foreground; logs to standard error."""
     from ramster.cli import node as verb

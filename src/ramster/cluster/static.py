@@ -55,6 +55,14 @@ class Members:
         """The peer with this id."""
         return self._members[node]
 
+    def learn(self, node: int, address: str) -> bool:
+        """A peer that is new, or has moved: it is to be asked there."""
+        before = self._members.get(node)
+        if before is not None and before.address == address:
+            return False
+        self._members[node] = Member(node, address)
+        return True
+
     def heard(self, node: int, now_ms: int, *, offered_bytes: int, foreign_bytes: int) -> bool:
         """The peer answered."""
         before = self._members[node]

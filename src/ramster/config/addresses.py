@@ -45,8 +45,19 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def is_one_machine(host: str) -> bool:
+    """Whether `host` is the numeric address of one machine, which other nodes can be told: no name, no 0.0.0.0, no group."""
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return not (address.is_unspecified or address.is_multicast)
+
+
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`. Listeners bind nowhere else until links are authenticated."""
+    """Whether only this machine reaches `host`. Listeners without certificates bind nowhere else."""
     if host == "localhost":
         return True
     import ipaddress

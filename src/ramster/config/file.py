@@ -1,12 +1,13 @@
-"""The TOML file: `[node]`, `[[peers]]` and `[run]`, read and checked. Every error names the file, the line and the cure.
+"""The TOML file: `[node]`, `[cluster]`, `[[peers]]` and `[run]`, read and checked. Every error names file, line and cure.
 
-Not: what the figures lead to. `[node]` and `[[peers]]` are for `ramster node`, `[[peers]]` and `[run]` for `ramster run
---config`.
+Not: what the figures lead to; the file that `ramster init` writes (`template`). `[node]`, `[cluster]` and `[[peers]]` are for
+`ramster node`, `[[peers]]` and `[run]` for `ramster run --config`.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +18,14 @@ from ramster.errors import ConfigError, RamsterError
 # What each key must be, and what to write when it is not.
 NODE_KEYS: dict[str, tuple[type, str]] = {
     "id": (int, "a whole number from 1 that no other node has, like 1"),
-    "listen": (str, 'a loopback address, like "127.0.0.1:7946"'),
+    "listen": (str, 'an address, like "127.0.0.1:7946"'),
     "offer": (str, 'a size, like "2G" or "25%"'),
     "socket": (str, 'a path, like "/run/ramster/node.sock"'),
+    "control": (str, 'an address, like "127.0.0.1:7947"'),
+}
+CLUSTER_KEYS: dict[str, tuple[type, str]] = {
+    "dir": (str, 'the directory with certificates that ramster init or join made, like "/etc/ramster"'),
+    "authority": (int, "the id of the node that has the authority's key, like 1"),
 }
 PEER_KEYS: dict[str, tuple[type, str]] = {
     "id": NODE_KEYS["id"],
@@ -33,17 +39,31 @@ RUN_KEYS: dict[str, tuple[type, str]] = {
     "malloc": (str, '"auto" or "system"'),
     "node": (str, "the path of a node's socket"),
 }
-TABLES: dict[str, dict[str, tuple[type, str]]] = {"node": NODE_KEYS, "peers": PEER_KEYS, "run": RUN_KEYS}
+TABLES: dict[str, dict[str, tuple[type, str]]] = {
+    "node": NODE_KEYS,
+    "cluster": CLUSTER_KEYS,
+    "peers": PEER_KEYS,
+    "run": RUN_KEYS,
+}
 
 
 @dataclass(frozen=True)
 class NodeTable:
-    """`[node]`: who this node is, where it listens, how many bytes of RAM it lends, where its admin socket is."""
+    """`[node]`: who this node is, where it listens, how many bytes of RAM it lends, its admin socket and its control port."""
 
     id: int
     listen: str
     offer_bytes: int
     socket: str
+    control: str | None = None
+
+
+@dataclass(frozen=True)
+class ClusterTable:
+    """`[cluster]`: where this node's certificates are (absolute), and which node signs certificates."""
+
+    dir: str
+    authority: int
 
 
 @dataclass(frozen=True)
@@ -62,6 +82,7 @@ class File:
     node: NodeTable | None = None
     peers: tuple[PeerEntry, ...] = ()
     run: dict[str, str] = field(default_factory=dict)
+    cluster: ClusterTable | None = None
 
 
 def read(path: str, *, ram_bytes: int) -> File:
@@ -84,14 +105,17 @@ def parse(text: str, *, path: str, ram_bytes: int) -> File:
         raise _syntax(path, text, str(error)) from None
     check = _Check(path, text)
     check.keys("", data, TABLES)
-    node = None
+    node = cluster = None
+    if "cluster" in data:
+        cluster = _cluster(check, check.table("cluster", data["cluster"], CLUSTER_KEYS))
     if "node" in data:
-        node = _node(check, check.table("node", data["node"], NODE_KEYS), ram_bytes)
+        found = check.table("node", data["node"], NODE_KEYS)
+        node = _node(check, found, ram_bytes, certified=cluster is not None)
     peers = _peers(check, data.get("peers", []))
     run: dict[str, str] = {}
     if "run" in data:
         run = dict(check.table("run", data["run"], RUN_KEYS))
-    return File(path, node, peers, run)
+    return File(path, node, peers, run, cluster)
 
 
 @dataclass(frozen=True)
@@ -130,23 +154,49 @@ class _Check:
                 raise self.error(f"{key!r} is missing in [{table}]; add {key} = {cure}", table, None, index)
 
 
-def _node(check: _Check, found: dict[str, Any], ram_bytes: int) -> NodeTable:
+def _node(check: _Check, found: dict[str, Any], ram_bytes: int, *, certified: bool) -> NodeTable:
     found = {"socket": places.default_socket(), **found}
-    check.need("node", found, NODE_KEYS)
+    check.need("node", found, {key: NODE_KEYS[key] for key in NODE_KEYS if key != "control"})
     if not 1 <= found["id"] < 1 << 63:
         raise check.error(f"node.id must be {NODE_KEYS['id'][1]}, not {found['id']}", "node", "id")
     try:
-        host, _ = addresses.split(found["listen"], of="node.listen")
         offer_bytes = sizes.parse(found["offer"], of="node.offer", ram_bytes=ram_bytes)
     except RamsterError as error:
-        key = "listen" if "node.listen" in str(error) else "offer"
-        raise check.error(str(error), "node", key) from None
-    if not addresses.is_loopback(host):
-        cure = "links are not authenticated yet, so write 127.0.0.1 or [::1]"
-        raise check.error(f"node.listen: {host} can be reached from other machines; {cure}", "node", "listen")
+        raise check.error(str(error), "node", "offer") from None
+    _listens(check, found["listen"], "listen", certified=certified)
+    control = found.get("control")
+    if control is not None:
+        if not certified:
+            cure = "add [cluster] with dir, or let `ramster init` write the file"
+            raise check.error(f"node.control needs certificates; {cure}", "node", "control")
+        _listens(check, control, "control", certified=True)
     if not found["socket"]:
         raise check.error(f"node.socket must be {NODE_KEYS['socket'][1]}", "node", "socket")
-    return NodeTable(found["id"], found["listen"], offer_bytes, found["socket"])
+    return NodeTable(found["id"], found["listen"], offer_bytes, found["socket"], control)
+
+
+def _listens(check: _Check, text: str, key: str, *, certified: bool) -> None:
+    """An address to listen on: a loopback one, or with certificates any that others can be told."""
+    try:
+        host, _ = addresses.split(text, of=f"node.{key}")
+    except RamsterError as error:
+        raise check.error(str(error), "node", key) from None
+    if addresses.is_loopback(host):
+        return
+    if not certified:
+        cure = "without certificates write 127.0.0.1 or [::1]; `ramster init` makes certificates"
+        raise check.error(f"node.{key}: {host} can be reached from other machines; {cure}", "node", key)
+    if not addresses.is_one_machine(host):
+        cure = "write the numeric address of this machine that the other nodes reach it by"
+        raise check.error(f"node.{key}: {host} is no address that others can be told; {cure}", "node", key)
+
+
+def _cluster(check: _Check, found: dict[str, Any]) -> ClusterTable:
+    check.need("cluster", found, CLUSTER_KEYS)
+    if not 1 <= found["authority"] < 1 << 63:
+        raise check.error(f"cluster.authority must be {CLUSTER_KEYS['authority'][1]}", "cluster", "authority")
+    beside = os.path.dirname(os.path.abspath(check.path))
+    return ClusterTable(os.path.normpath(os.path.join(beside, found["dir"])), found["authority"])
 
 
 def _peers(check: _Check, found: Any) -> tuple[PeerEntry, ...]:

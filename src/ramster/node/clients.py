@@ -54,6 +54,9 @@ def register(message: dict[str, Any]) -> Client:
     return Client(pid, client[:64], program[:PROGRAM_CHARACTERS])
 
 
-def view(peers: list[dict[str, Any]], directive: Directive) -> dict[str, Any]:
-    """The message that tells a client where pages may go and what it is to do."""
-    return {"type": "view", "peers": peers, "directives": directive.message(), "reason": directive.reason}
+def view(
+    peers: list[dict[str, Any]], directive: Directive, credentials: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The message that tells a client where pages may go and what it is to do; with `credentials`, as whom it goes there."""
+    message = {"type": "view", "peers": peers, "directives": directive.message(), "reason": directive.reason}
+    return message if credentials is None else {**message, "credentials": credentials}

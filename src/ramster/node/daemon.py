@@ -18,7 +18,8 @@ from ramster import _native
 from ramster.cluster.static import Member, Members
 from ramster.config import addresses, file, machine, places
 from ramster.errors import ConfigError, RamsterError, RefusedError, StartError
-from ramster.node import clients
+from ramster.node import callers, clients
+from ramster.node.cluster_side import ClusterSide
 from ramster.policy import directives
 from ramster.transport import lines
 
@@ -40,6 +41,9 @@ class Node:
         self.table = found.node
         listed = [(peer.id, addresses.numeric(peer.address, of=f"{found.path}: peers.address")) for peer in found.peers]
         self.members = Members(self.table.id, listed, path=found.path)
+        self.side = ClusterSide(found) if found.cluster else None
+        for peer in self.side.peers if self.side else ():
+            self.members.learn(peer.node, peer.listen)
         self._path = found.path
         self._clients: dict[clients.Client, asyncio.StreamWriter] = {}
         self._stop = asyncio.Event()
@@ -51,14 +55,20 @@ class Node:
             loop.add_signal_handler(number, self._stop.set)
         listen = self._listen_address()
         _make_way(self.table.socket)
+        credentials = self.side.trust.credentials.plain() if self.side else None
         try:
-            self.server = _native.Server(listen, self.table.id, self.table.offer_bytes)
+            self.server = _native.Server(listen, self.table.id, self.table.offer_bytes, credentials=credentials)
         except (OSError, RamsterError) as error:
             raise StartError(
-                f"{self._path}: node.listen: cannot listen on {listen} ({error}); choose a free port"
+                f"{self._path}: node.listen: cannot listen on {listen} ({error}); choose a free port of this machine"
             ) from None
         try:
             admin = await self._admin()
+            if self.side:
+                loop.add_signal_handler(signal.SIGHUP, self.side.refresh, True)
+                self.side.open(
+                    self.server.address, learn=self.members.learn, status=self.status, changed=self._certified
+                )
             log.info("node %d serves pages on %s, offers %d MiB, admin socket %s",
                      self.table.id, self.server.address, self.table.offer_bytes >> 20, self.table.socket)  # fmt: skip
             rounds = asyncio.create_task(self._rounds())
@@ -69,6 +79,8 @@ class Node:
             if rounds.done():
                 rounds.result()
             rounds.cancel()
+            if self.side:
+                await self.side.close()
             for writer in self._clients.values():
                 writer.close()
             log.info("node %d stops", self.table.id)
@@ -81,12 +93,20 @@ class Node:
         served = self.server.stats()
         foreign = sum(owner["bytes"] for owner in served["clients"])
         own = Member(self.table.id, self.server.address, "up", self.table.offer_bytes, foreign).as_dict()
-        return {
+        found = {
             "type": "status",
             "nodes": [own, *(member.as_dict() for member in self.members)],
             "clients": [client.as_dict() for client in self._clients],
             "owners": served["clients"],
         }
+        return {**found, "cluster": self.side.status()} if self.side else found
+
+    def _certified(self, credentials: dict[str, str]) -> None:
+        """New certificates are in force for links that begin from now on."""
+        try:
+            self.server.set_credentials(credentials)
+        except RamsterError as error:
+            log.error("the page port keeps its old certificate: %s", error)
 
     def _listen_address(self) -> str:
         host, port = addresses.split(self.table.listen, of=f"{self._path}: node.listen")
@@ -107,6 +127,7 @@ class Node:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection to the admin socket: a question, or a client for as long as it lives."""
         try:
+            callers.check(writer.get_extra_info("socket"))
             first = await lines.receive(reader)
             if first is None:
                 return
@@ -126,20 +147,25 @@ class Node:
     ) -> None:
         if len(self._clients) >= clients.CLIENTS_MAX:
             raise RefusedError(f"more than {clients.CLIENTS_MAX} clients")
+        credentials = self.side.credentials_for(client) if self.side else None
         self._clients[client] = writer
         log.info("client %d (%s) came", client.pid, client.program)
         try:
             peers = self.members.view()
-            await _send(writer, clients.view(peers, directives.greet(client.pid, peers=len(peers))))
+            await _send(writer, clients.view(peers, directives.greet(client.pid, peers=len(peers)), credentials))
             while (message := await lines.receive(reader)) is not None:
                 if message.get("type") == "stats":
                     client.hear(message)
         finally:
             del self._clients[client]
+            if self.side:
+                self.side.left(client)
             log.info("client %d (%s) left", client.pid, client.program)
 
     async def _rounds(self) -> None:
         while True:
+            if self.side:
+                self.side.check()
             changed = await self._ask_peers()
             peers = self.members.view()
             found = {}
@@ -157,15 +183,17 @@ class Node:
     async def _direct(self, found: dict[int, directives.Directive], peers: list[dict[str, Any]]) -> None:
         for client, writer in list(self._clients.items()):
             directive = found.get(client.pid)
-            if directive is None:
+            credentials = self.side.renewed_for(client) if self.side else None
+            if directive is None and credentials is None:
                 continue
+            directive = directive or directives.greet(client.pid, peers=len(peers))
             if directive.resident_bytes is not None:
                 released = directive.resident_bytes == directives.RELEASED_BYTES
                 client.held_bytes = None if released else directive.resident_bytes
                 log.info("client %d: resident limit %s: %s", client.pid,
                          "its own" if released else f"{directive.resident_bytes >> 20} MiB", directive.reason)  # fmt: skip
             try:
-                await _send(writer, clients.view(peers, directive))
+                await _send(writer, clients.view(peers, directive, credentials))
             except (OSError, TimeoutError):
                 writer.close()
 
@@ -175,16 +203,20 @@ class Node:
         now_ms = time.monotonic_ns() // 1_000_000
         members = list(self.members)
         answers = await asyncio.gather(
-            *(
-                loop.run_in_executor(None, _native.ask_peer, member.address, self.table.id, ASK_DEADLINE_MS)
-                for member in members
-            ),
+            *(loop.run_in_executor(None, self._ask, member) for member in members),
             return_exceptions=True,
         )
         changed = False
         for member, answer in zip(members, answers, strict=True):
             changed |= self._heard(member, answer, now_ms)
         return changed
+
+    def _ask(self, member: Member) -> dict[str, int]:
+        """In a thread of the loop's. With certificates only that very node can answer."""
+        if self.side is None:
+            return _native.ask_peer(member.address, self.table.id, ASK_DEADLINE_MS)
+        credentials = self.side.trust.credentials.plain()
+        return _native.ask_peer(member.address, self.table.id, ASK_DEADLINE_MS, member.id, credentials)
 
     def _heard(self, member: Member, answer: Any, now_ms: int) -> bool:
         if isinstance(answer, BaseException):
