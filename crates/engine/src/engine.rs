@@ -163,6 +163,11 @@ impl Engine {
         if let Some(remotify) = directives.remotify {
             limits.remotify.store(remotify, Relaxed);
         }
+        for holder in directives.silent.iter().flat_map(|nodes| self.holders.set_silent(nodes)) {
+            if self.with_tmem(|tmem| tmem.give_up_copies(holder)) > 0 {
+                self.note_thinned();
+            }
+        }
         if let Some(peers) = &directives.peers {
             self.holders.set_peers(peers);
         }

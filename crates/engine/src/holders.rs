@@ -17,6 +17,8 @@ const MAX_HOLDERS: usize = 1024;
 const RETRY_MS: u64 = 2000;
 /// Between two connects that time out, each of which has taken a second already.
 const SILENT_MS: u64 = 200;
+/// The same where nobody waits: all that is left to say to a node that is given up is what it may forget.
+const GIVEN_UP_MS: u64 = 5000;
 /// A dead machine that does not even refuse costs a connect timeout each time: after a few tries once in a minute is enough.
 const RETRY_DOUBLINGS: u32 = 5;
 /// For that long pages that others have too are not asked of a holder that did not answer in time.
@@ -34,6 +36,8 @@ pub struct Holder {
     pub failures: u32,
     /// Connects have timed out since then.
     pub silent_since_ms: Option<u64>,
+    /// Membership does not hear from it: what others have too is theirs alone now.
+    pub given_up: bool,
     /// Others that have a page are asked first until then.
     pub slow_until_ms: u64,
     /// It refused pages for lack of room: none are offered before that time.
@@ -60,6 +64,7 @@ impl Holder {
             down_until_ms: 0,
             failures: 0,
             silent_since_ms: None,
+            given_up: false,
             slow_until_ms: 0,
             full_until_ms: 0,
             account: None,
@@ -124,6 +129,19 @@ impl Holders {
         out.extend(list.iter().enumerate().map(|(index, holder)| (HolderId(index as u16 + 1), holder.clone())));
     }
 
+    /// These nodes are not heard from, all others are. Returns the holders of which that is news.
+    pub fn set_silent(&self, nodes: &[u64]) -> Vec<HolderId> {
+        let mut news = Vec::new();
+        for (index, holder) in self.list.lock().iter_mut().enumerate() {
+            let silent = nodes.contains(&holder.node);
+            if silent && !holder.given_up {
+                news.push(HolderId(index as u16 + 1));
+            }
+            holder.given_up = silent;
+        }
+        news
+    }
+
     /// It did not answer in time for a page that another holder has too.
     pub fn slow(&self, holder: HolderId, now_ms: u64) {
         self.update(holder, |entry| entry.slow_until_ms = now_ms + SLOW_MS);
@@ -138,7 +156,7 @@ impl Holders {
     /// A connect timed out. Somebody waits for a page, so the next one is soon; and it is the same holder when it speaks again.
     pub fn silent(&self, holder: HolderId, now_ms: u64) {
         self.update(holder, |entry| {
-            entry.down_until_ms = now_ms + SILENT_MS;
+            entry.down_until_ms = now_ms + if entry.given_up { GIVEN_UP_MS } else { SILENT_MS };
             entry.silent_since_ms.get_or_insert(now_ms);
         });
     }

@@ -215,6 +215,8 @@ pub struct Directives {
     pub remote_codec: Option<CodecName>,
     /// For what is sent from now on.
     pub durability: Option<Durability>,
+    /// All nodes that membership does not hear from: pages that others have too do without them, and get new copies.
+    pub silent: Option<Vec<u64>>,
     /// All peers that take pages from now on. One that is missing keeps what it holds.
     pub peers: Option<Vec<PeerAddr>>,
     /// For all links from now on.

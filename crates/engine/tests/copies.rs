@@ -350,3 +350,36 @@ fn two_holders_that_recall_everything_one_after_the_other_lose_nothing() {
     assert_all(&engine, pool, 0);
     assert_eq!(engine.stats().get(Stat::PagesLost), 0);
 }
+
+/// Suspended, or cut off: it may come back, so what only it has waits; what others have too gets a new copy and is forgotten there when it returns.
+#[test]
+fn what_others_have_too_does_without_a_silent_node_and_the_rest_waits_for_it() {
+    let servers = [server(1, OFFER_BYTES), server(2, OFFER_BYTES), server(3, OFFER_BYTES)];
+    let proxy = Proxy::start(servers[0].address());
+    let listed = vec![peer(1, proxy.address), peer(2, servers[1].address()), peer(3, servers[2].address())];
+    let engine = engine(Durability::Copies(2), listed);
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    let had = held(&servers[0]);
+    assert!(had > 100);
+    proxy.stalled.store(true, Ordering::SeqCst);
+    let silent = |nodes: &[u64]| ramster_engine::Directives { silent: Some(nodes.to_vec()), ..Default::default() };
+    engine.set_directives(&silent(&[1])).expect("directives");
+    wait_until("new copies", || [held(&servers[1]), held(&servers[2])] == [remote(&engine); 2]);
+    assert_all(&engine, pool, 0);
+    assert_eq!(held(&servers[0]), had, "it has heard nothing");
+    proxy.stalled.store(false, Ordering::SeqCst);
+    engine.set_directives(&silent(&[])).expect("directives");
+    wait_until("the old copies forgotten", || held(&servers[0]) == 0);
+    assert_all(&engine, pool, 0);
+    assert_eq!((engine.stats().get(Stat::PagesLost), engine.stats().get(Stat::HoldersDied)), (0, 0));
+    drop(engine);
+
+    // One copy only: it is still there when the node is heard again.
+    let lone = start(Options { durability: Durability::None, peers: vec![peer(1, proxy.address)], ..options() });
+    let pool = fill(&lone, 1);
+    wait_at_limit(&lone);
+    lone.set_directives(&silent(&[1])).expect("directives");
+    assert_all(&lone, pool, 1);
+    assert_eq!(lone.stats().get(Stat::PagesLost), 0);
+}

@@ -141,6 +141,20 @@ impl<M: SlabMemory> Tmem<M> {
         self.counters.pages_lost - before
     }
 
+    /// It is not heard from, and may come back with all it had: pages that others have too do without it from now on, and their copies there are
+    /// flushed if it returns. Walks all pages. Returns how many have a copy less.
+    pub fn give_up_copies(&mut self, holder: HolderId) -> u64 {
+        let before = self.counters.copies_lost;
+        let having = self.sites.having(holder);
+        for at in self.all(|entry| entry.state() == State::Remote && sites::is_marked(&having, entry.site)) {
+            if self.lose_copy(at, holder).is_some() {
+                let (handle, version) = (self.objects.handle(at), self.objects.entry(at).version);
+                self.flushes.copy(holder, handle, version);
+            }
+        }
+        self.counters.copies_lost - before
+    }
+
     /// The bytes that [`super::Answer::RemoteAt`] spoke of were fetched and checked; what stays at the holder is as `keep` says.
     pub fn localified(&mut self, handle: &Handle, version: Version, keep: Keep) -> Fetched {
         let Some(at) = self.find_remote(handle, version) else {
