@@ -1,6 +1,6 @@
 # The few commands of this project. `make demo` and `make test` each work first thing on a fresh clone; both leave .venv/bin/ramster.
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench fuzz races soak lock clean venv build tools
+.PHONY: demo test check bench fuzz races soak chaos lock clean venv build tools
 .DEFAULT_GOAL := demo
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ demo: build
 
 test: build .venv/.dev
 	cargo test --locked --workspace --features ramster-pager/seams
-	.venv/bin/python -m pytest --ignore=tests/soak
+	.venv/bin/python -m pytest --ignore=tests/soak --ignore=tests/chaos
 
 check: build .venv/.dev
 	.venv/bin/ruff check src tests bench
@@ -38,6 +38,10 @@ races: build
 # Races and programs that check themselves, each over and over for SOAK_SECONDS.
 soak: build .venv/.dev
 	.venv/bin/python -m pytest tests/soak -q --soak-seconds=$${SOAK_SECONDS:-120}
+
+# Five nodes in network namespaces, and failures by a seeded script, for CHAOS_SECONDS. As root.
+chaos: build .venv/.dev
+	.venv/bin/python -m pytest tests/chaos -q -s --chaos-seconds=$${CHAOS_SECONDS:-1800} --timeout=$$(($${CHAOS_SECONDS:-1800} + 900))
 
 # The newest versions that fit; the only place where versions are chosen. Needs uv.
 lock:

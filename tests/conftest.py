@@ -23,6 +23,7 @@ DEADLINE_S = 120
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-seconds", type=float, default=60.0, help="how long the programs of tests/chaos run")
     parser.addoption("--soak-seconds", type=float, default=20.0, help="how long each race is repeated by tests/soak")
 
 

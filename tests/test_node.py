@@ -228,6 +228,49 @@ def test_a_dead_holders_pages_end_the_access_loudly_and_are_never_zeroes(
         assert json.loads(stats.read_text())["pages_lost"] > 0
 
 
+@pytest.mark.parametrize("another", [False, True])
+def test_a_node_that_is_told_to_stop_gives_its_pages_back_and_nothing_is_lost(
+    start_node: Callable[..., NodeUnderTest], tmp_path: Path, another: bool
+) -> None:
+    holders = [start_node(number, offer="256M") for number in ((2, 3) if another else (2,))]
+    stats = tmp_path / "stats.json"
+    flags = ["--durability", "none", "--peers", ",".join(holder.address for holder in holders), "--stats", str(stats)]
+    process = subprocess.Popen(
+        [*RAMSTER, "run", "--local", "16M", *flags, "--", sys.executable, "-c", LOSE],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    wait_for(lambda: foreign_bytes(holders[0]) > 0, "pages at the holder")
+    assert holders[0].stop() == 0
+    assert "all pages were taken away" in holders[0].log.read_text()
+    out, err = process.communicate(b"go\n", timeout=DEADLINE_S)
+    assert (process.returncode, out) == (0, b"survived\n"), err
+    assert json.loads(stats.read_text())["pages_lost"] == 0
+
+
+def test_a_node_does_not_wait_for_ever_for_an_owner_that_does_not_run(
+    start_node: Callable[..., NodeUnderTest], tmp_path: Path
+) -> None:
+    holder = start_node(2)
+    process = subprocess.Popen(
+        [*RAMSTER, "run", "--local", "16M", "--peers", holder.address, "--", sys.executable, "-c", LOSE],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    wait_for(lambda: foreign_bytes(holder) > 0, "pages at the holder")
+    process.send_signal(signal.SIGSTOP)
+    holder.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "to take" in holder.log.read_text(), "it asks")
+    assert holder.process.poll() is None
+    holder.process.send_signal(signal.SIGTERM)
+    assert holder.process.wait(5) == 0
+    assert "were not taken away in time" in holder.log.read_text()
+    process.kill()
+    process.communicate(timeout=20)
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("durability", ["copies=2", "disk"])
 def test_with_another_copy_a_program_outlives_any_one_holder(

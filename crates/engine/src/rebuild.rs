@@ -17,6 +17,7 @@ use crate::bulk::{Fetched, NotFetched};
 use crate::engine::Engine;
 use crate::holders::SPILL;
 use crate::remotifier::Remotifier;
+use crate::statblock::Stat;
 
 /// Pages of one batch: an eighth of a MiB, which a fault on the same links waits for at most.
 const PAGES: usize = BATCH_PAGES / 4;
@@ -81,6 +82,12 @@ impl Rebuild {
 impl Remotifier {
     /// The next step, if there is one. Returns when to come again; None: when an answer comes, or never.
     pub(crate) fn rebuild(&mut self, engine: &Engine, now_ms: u64) -> Option<u64> {
+        let again_ms = self.rebuild_step(engine, now_ms);
+        engine.stats().set_gauge(Stat::Rebuilding, u64::from(self.rebuild.walking));
+        again_ms
+    }
+
+    fn rebuild_step(&mut self, engine: &Engine, now_ms: u64) -> Option<u64> {
         if engine.limits.thinned.swap(false, SeqCst) {
             (self.rebuild.walking, self.rebuild.found) = (true, true);
         }

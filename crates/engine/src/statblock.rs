@@ -72,6 +72,8 @@ stats! {
     /// Copies that holders lost of pages of which there was another, and those made anew.
     CopiesLost "copies_lost"
     CopiesRebuilt "copies_rebuilt"
+    /// Processes that look for pages with too few copies, or make new ones.
+    Rebuilding "rebuilding"
     /// Batches that did not leave because too many sets of holders are in use.
     SitesRefused "sites_refused"
 }

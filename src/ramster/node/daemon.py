@@ -18,7 +18,7 @@ from ramster import _native
 from ramster.cluster.static import Member, Members
 from ramster.config import addresses, file, machine, places
 from ramster.errors import ConfigError, RamsterError, RefusedError, StartError
-from ramster.node import callers, clients
+from ramster.node import callers, clients, drain
 from ramster.node.cluster_side import ClusterSide
 from ramster.policy import directives
 from ramster.transport import lines
@@ -49,7 +49,10 @@ class Node:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT. Raises StartError when the port or the socket cannot be had."""
+        """Serves until SIGTERM or SIGINT, then until owners have taken their pages away (a second signal ends that).
+
+        Raises StartError when the port or the socket cannot be had.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -75,10 +78,11 @@ class Node:
             stopped = asyncio.create_task(self._stop.wait())
             # A round that fails is our bug: the node ends loudly rather than go on without policy.
             await asyncio.wait({rounds, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            admin.close()
-            if rounds.done():
-                rounds.result()
             rounds.cancel()
+            await self._drain(loop)
+            admin.close()
+            if rounds.done() and not rounds.cancelled():
+                rounds.result()
             if self.side:
                 await self.side.close()
             for writer in self._clients.values():
@@ -87,6 +91,12 @@ class Node:
         finally:
             _unlink(self.table.socket)
             self.server.stop()
+
+    async def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+        hurry = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, hurry.set)
+        await drain.drain(self.server, hurry=hurry)
 
     def status(self) -> dict[str, Any]:
         """All that `ramster status` shows: this node first, then its peers, then its clients."""
