@@ -17,6 +17,7 @@ log = logging.getLogger("ramster.node")
 # everything together) is used up here; an owner that is stopped would never answer at all.
 DRAIN_MS = 10_000
 LOOK_MS = 20
+AGAIN_MS = 1000
 
 
 async def drain(server: _native.Server, *, hurry: asyncio.Event, deadline_ms: int = DRAIN_MS) -> int:
@@ -31,7 +32,12 @@ async def drain(server: _native.Server, *, hurry: asyncio.Event, deadline_ms: in
     log.info("asks %d owners to take %d MiB of pages away", len(server.stats()["clients"]), held >> 20)
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline_ms / 1000
+    say_again = loop.time() + AGAIN_MS / 1000
     while (held := used_bytes(server)) and loop.time() < end and not hurry.is_set():
+        if loop.time() >= say_again:
+            # Owners that have taken what they were asked for hear of what is left.
+            server.set_offer(0)
+            say_again += AGAIN_MS / 1000
         await asyncio.sleep(LOOK_MS / 1000)
     if held:
         log.warning("%d KiB of pages were not taken away in time: owners without another copy lose them", held >> 10)
