@@ -15,6 +15,7 @@ use crate::plain::to_dict;
 #[pyclass(module = "ramster._native", frozen)]
 pub struct Server {
     address: SocketAddr,
+    incarnation: u64,
     /// None: stopped.
     server: Lock<Option<ramster_peer::server::Server>>,
 }
@@ -30,13 +31,19 @@ impl Server {
     fn new(py: Python<'_>, listen: &str, node: u64, offer_bytes: u64, max_links: usize) -> PyResult<Self> {
         let listen = socket_address("listen", listen)?;
         let config = ServerConfig { max_links, ..ServerConfig::new(listen, node, offer_bytes) };
+        let incarnation = config.incarnation;
         let server = py.detach(|| ramster_peer::server::Server::start(config))?;
-        Ok(Server { address: server.address(), server: Lock::new(Some(server)) })
+        Ok(Server { address: server.address(), incarnation, server: Lock::new(Some(server)) })
     }
 
     #[getter]
     fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    #[getter]
+    fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -1,7 +1,8 @@
-"""The TOML file: `[node]`, `[[peers]]` and `[run]`, read and checked. Every error names the file, the line and the cure.
+"""The TOML file: `[node]`, `[[peers]]`, `[cluster]` and `[run]`, read and checked. Every error names the file, the line and
+the cure.
 
-Not: what the figures lead to. `[node]` and `[[peers]]` are for `ramster node`, `[[peers]]` and `[run]` for `ramster run
---config`.
+Not: what the figures lead to. `[node]`, `[[peers]]` and `[cluster]` are for `ramster node`; `[[peers]]` and `[run]` for
+`ramster run --config`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import Any
 
-from ramster.config import addresses, lines, places, sizes
+from ramster.config import addresses, cluster, lines, places, sizes
 from ramster.errors import ConfigError, RamsterError
 
 # What each key must be, and what to write when it is not.
@@ -32,7 +33,12 @@ RUN_KEYS: dict[str, tuple[type, str]] = {
     "malloc": (str, '"auto" or "system"'),
     "node": (str, "the path of a node's socket"),
 }
-TABLES: dict[str, dict[str, tuple[type, str]]] = {"node": NODE_KEYS, "peers": PEER_KEYS, "run": RUN_KEYS}
+TABLES: dict[str, dict[str, tuple[type, str]]] = {
+    "node": NODE_KEYS,
+    "peers": PEER_KEYS,
+    "run": RUN_KEYS,
+    "cluster": cluster.KEYS,
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class File:
     node: NodeTable | None = None
     peers: tuple[PeerEntry, ...] = ()
     run: dict[str, str] = field(default_factory=dict)
+    cluster: cluster.ClusterTable = field(default_factory=cluster.ClusterTable)
 
 
 def read(path: str, *, ram_bytes: int) -> File:
@@ -90,7 +97,8 @@ def parse(text: str, *, path: str, ram_bytes: int) -> File:
     run: dict[str, str] = {}
     if "run" in data:
         run = dict(check.table("run", data["run"], RUN_KEYS))
-    return File(path, node, peers, run)
+    found = cluster.read(check, check.table("cluster", data.get("cluster", {}), cluster.KEYS))
+    return File(path, node, peers, run, found)
 
 
 @dataclass(frozen=True)
