@@ -22,8 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from ramster.cluster import static as limits
 from ramster.cluster.membership import Announcement, State, Timing
 from ramster.cluster.registry import Registry
+from ramster.cluster.static import NODES_MAX
 from ramster.config.cluster import ClusterTable
 from ramster.node.heartbeats import now_ms
 from ramster.node.registration import Registration
@@ -68,6 +70,7 @@ def bytes_of_a_question() -> tuple[float, float] | None:
 
 def static(size: int, seed: int, question: float | None) -> str:
     """One row: the cost of a steady minute, then five deaths and five heals."""
+    limits.NODES_MAX = max(size, NODES_MAX)  # more than it takes, to show why
     cluster = SimulatedCluster(size, seed)
     for node in cluster.nodes:
         cluster.start(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,7 +13,10 @@ import pytest
 import membership_contract as contract
 from conftest import NodeUnderTest, need, wait_for
 from etcd_cluster import EtcdUnderTest, Registered
+from ramster.config.cluster import ClusterTable
+from ramster.errors import RefusedError
 from ramster.transport import lines
+from ramster.transport.etcd import Etcd
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +228,46 @@ def test_a_node_without_etcd_starts_says_so_and_joins_when_etcd_comes(
         wait_for(lambda: node.status()["quorum"]["held"], "it has joined")
     finally:
         etcd.stop()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"not JSON", b"[]", b"{}", b'{"header":{"revision":"x"}}', b'{"header":7,"kvs":7}',
+        b'{"header":{"revision":"1"},"kvs":[{"key":"*"}]}', b'{"result":{"events":[7]}}', b'{"result":7}\n{"result":{}}\n',
+        b'{"code":"x"}', b'{"a":' * 20_000,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_whatever_answers_for_etcd_is_an_error_of_etcd_and_ends_nothing_else(body: bytes, status: int) -> None:
+    """An HTTP server of three lines, which is no etcd."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 {status} OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        writer.close()
+
+    async def ask() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        store = Etcd(ClusterTable(membership="etcd", etcd=(f"http://127.0.0.1:{port}",)), deadline_ms=5000)
+        try:
+            for question in (store.grant(2), store.keep("1"), store.get("k"), store.list("/p/"), follow(store)):
+                try:
+                    await question
+                except (OSError, RefusedError) as error:
+                    told.append(str(error))
+        finally:
+            await store.close()
+            server.close()
+
+    told: list[str] = []
+
+    async def follow(store: Etcd) -> None:
+        async for batch in store.watch("/p/", 1, within_ms=2000):
+            assert batch.events == []
+
+    asyncio.run(ask())
+    assert len(told) >= 2
+    assert all(words.startswith("etcd: ") for words in told)

@@ -16,12 +16,10 @@ const ECONNREFUSED: i32 = 111;
 pub fn ask_peer<'py>(py: Python<'py>, address: &str, node: u64, deadline_ms: u64) -> PyResult<Bound<'py, PyDict>> {
     let address = address.parse().map_err(|_| PyValueError::new_err(format!("{address} is not IP:port")))?;
     let asker = OwnerId { node, client: ASKER, incarnation: 0 };
-    let link = py
-        .detach(|| Link::connect(&address, &asker, Role::Get, deadline_ms))
-        .map_err(|error| match &error {
-            LinkError::Io(errno) if errno.raw_os_error() == ECONNREFUSED => PyConnectionRefusedError::new_err(error.to_string()),
-            _ => PyConnectionError::new_err(error.to_string()),
-        })?;
+    let link = py.detach(|| Link::connect(&address, &asker, Role::Get, deadline_ms)).map_err(|error| match &error {
+        LinkError::Io(errno) if errno.raw_os_error() == ECONNREFUSED => PyConnectionRefusedError::new_err(error.to_string()),
+        _ => PyConnectionError::new_err(error.to_string()),
+    })?;
     let answer = PyDict::new(py);
     answer.set_item("node", link.holder().node)?;
     answer.set_item("incarnation", link.holder().incarnation)?;

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,12 +73,15 @@ class Etcd:
 
     async def grant(self, ttl_s: int) -> str:
         """A new lease; its name."""
-        return str((await self._ask("/v3/lease/grant", {"TTL": str(ttl_s)}))["ID"])
+        answer = await self._ask("/v3/lease/grant", {"TTL": str(ttl_s)})
+        with _expected():
+            return str(answer["ID"])
 
     async def keep(self, lease: str) -> bool:
         """Renews a lease. False: it has ended."""
         answer = await self._ask("/v3/lease/keepalive", {"ID": lease})
-        return int(answer.get("result", {}).get("TTL", 0)) > 0
+        with _expected():
+            return int(answer["result"].get("TTL", 0)) > 0
 
     async def revoke(self, lease: str) -> None:
         """Ends a lease with all its entries."""
@@ -100,12 +104,14 @@ class Etcd:
     async def get(self, key: str) -> Entry | None:
         """One entry."""
         answer = await self._ask("/v3/kv/range", {"key": _encode(key)})
-        return next((_entry(found) for found in answer.get("kvs", [])), None)
+        with _expected():
+            return next((_entry(found) for found in answer.get("kvs", [])), None)
 
     async def list(self, prefix: str) -> tuple[list[Entry], int]:
         """All entries under a prefix, and the revision at which they were so."""
         answer = await self._ask("/v3/kv/range", {"key": _encode(prefix), "range_end": _encode(_after(prefix))})
-        return [_entry(found) for found in answer.get("kvs", [])], int(answer["header"]["revision"])
+        with _expected():
+            return [_entry(found) for found in answer.get("kvs", [])], int(answer["header"]["revision"])
 
     async def watch(self, prefix: str, revision: int, *, within_ms: int) -> AsyncIterator[Batch]:
         """What happens under a prefix from `revision` on, for `within_ms`. Raises Compacted besides."""
@@ -115,7 +121,9 @@ class Etcd:
             async with await self._post("/v3/watch", {"create_request": create}, timeout) as answer:
                 await _checked(answer)
                 async for message in self._messages(answer):
-                    yield _batch(message)
+                    with _expected():
+                        batch = _batch(message)
+                    yield batch
         except aiohttp.ClientError as error:
             self._at += 1
             raise ConnectionError(f"etcd: {error}") from None
@@ -153,7 +161,8 @@ class Etcd:
 
     async def _authenticate(self) -> str:
         answer = await self._once("/v3/auth/authenticate", {"name": self._user, "password": self._password})
-        return str(answer["token"])
+        with _expected():
+            return str(answer["token"])
 
     async def _once(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -181,6 +190,15 @@ class Etcd:
         return await self._session.post(url, json=question, headers=headers, timeout=timeout, allow_redirects=False)
 
 
+@contextlib.contextmanager
+def _expected() -> Iterator[None]:
+    """What lacks in an answer, or is of another kind, is a refusal and no defect of ours."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RefusedError(f"etcd: an answer that makes no sense ({error!r})") from None
+
+
 class _Unauthenticated(Exception):
     pass
 
@@ -193,7 +211,7 @@ async def _checked(answer: aiohttp.ClientResponse, body: bytes | None = None) ->
     try:
         found = json.loads(body)
         message, code = str(found.get("error") or found.get("message")), int(found.get("code", 0))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         # The gateway itself says in plain text what it does not like.
         message, code = f"{body[:200].decode(errors='replace').strip()} (HTTP status {answer.status})", 0
     if code == UNAUTHENTICATED or OLD_AUTH in message:
