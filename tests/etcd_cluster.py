@@ -172,9 +172,14 @@ class Registered:
             f'etcd = ["http://127.0.0.1:{self.proxies[node].port}"]\n'
         )
         self.nodes[node] = NodeUnderTest(self.folder, node, "16M", {}, self._listens[node], more)
-        self.nodes[node].wait_up()
+
+    def _ready(self, node: int) -> None:
+        """Nodes start side by side; who is asked or told something is waited for."""
+        if not self.nodes[node].address:
+            self.nodes[node].wait_up()
 
     def stop(self, node: int) -> None:
+        self._ready(node)
         self.resume(node)
         assert self.nodes[node].stop() == 0
 
@@ -187,6 +192,7 @@ class Registered:
         self.kill(node)
 
     def suspend(self, node: int) -> None:
+        self._ready(node)
         self.suspended.add(node)
         self.nodes[node].pause()
 
@@ -215,6 +221,7 @@ class Registered:
             time.sleep(0.05)
 
     def _status(self, node: int) -> dict[str, object]:
+        self._ready(node)
         try:
             return lines.ask(str(self.nodes[node].socket), {"type": "status"}, deadline_ms=5000)
         except (OSError, RamsterError) as error:

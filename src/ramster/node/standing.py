@@ -15,9 +15,10 @@ from ramster import _native
 from ramster.cluster.membership import Announcement, Change, Member, Membership, Quorum, State, Timing, view
 from ramster.cluster.registry import Registry, lease_s
 from ramster.cluster.static import Static
-from ramster.config import addresses
+from ramster.config import addresses, machine
 from ramster.config.file import File, NodeTable
 from ramster.node.heartbeats import Heartbeats, now_ms
+from ramster.policy import lending
 
 log = logging.getLogger("ramster.node")
 
@@ -62,7 +63,8 @@ class Standing:
         self._offer_bytes = node.offer_bytes
         self._own = Announcement(node.id, node.listen, 0, node.offer_bytes, node.offer_bytes)
         self._held: bool | None = None
-        self._offered_bytes = node.offer_bytes
+        self._offered_bytes = self._told_bytes = node.offer_bytes
+        self._lending = lending.begin(node.offer_bytes, now_ms())
         self._runner = _runner(found, self._own)
         self.membership: Membership = self._runner.membership
 
@@ -109,13 +111,16 @@ class Standing:
     def nodes(self, server: _native.Server) -> list[dict[str, Any]]:
         """As `ramster status` shows them: this one first."""
         own = Member(self._own.id, server.address, State.UP, server.incarnation, self._offered_bytes).as_dict()
+        if self._offered_bytes < self._offer_bytes:
+            own["reason"] = self._lending.reason if self.membership.quorum().held else "no quorum"
         own["foreign_bytes"] = sum(owner["bytes"] for owner in server.stats()["clients"])
         return [own, *(member.as_dict() for member in self.membership.members())]
 
     def _offer(self, server: _native.Server, quorum: Quorum) -> None:
         """Without quorum the offer is what is held already, and follows it down: nothing new is taken, nothing is dropped."""
         used_bytes = int(server.stats()["used_bytes"])
-        offer_bytes = self._offer_bytes if quorum.held else min(self._offered_bytes, used_bytes)
+        self._lend(used_bytes)
+        offer_bytes = self._lending.offer_bytes if quorum.held else min(self._offered_bytes, used_bytes)
         if offer_bytes != self._offered_bytes:
             server.set_offer(offer_bytes)
             self._offered_bytes = offer_bytes
@@ -123,6 +128,18 @@ class Standing:
         self.membership.announce(
             Announcement(self._own.id, server.address, server.incarnation, offer_bytes, free_bytes)
         )
+
+    def _lend(self, used_bytes: int) -> None:
+        """What the machine does not need, by policy. Said when the reason is another one."""
+        memory = machine.memory()
+        seen = lending.LendingSnapshot(memory.ram_bytes, memory.room_bytes, used_bytes, machine.pressure_percent())
+        before = self._lending
+        self._lending = lending.decide(before, seen, limit_bytes=self._offer_bytes, now_ms=now_ms())
+        shrinks = self._lending.offer_bytes < before.offer_bytes <= self._told_bytes
+        back = self._lending.offer_bytes == self._offer_bytes != self._told_bytes
+        if back or (shrinks and (self._told_bytes - self._lending.offer_bytes) * 8 > self._offer_bytes):
+            self._told_bytes = self._lending.offer_bytes
+            log.info("offers %d of %d MiB: %s", self._told_bytes >> 20, self._offer_bytes >> 20, self._lending.reason)
 
 
 def _tell(change: Change, member: Member) -> None:
