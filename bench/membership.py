@@ -34,6 +34,7 @@ from simulated_nodes import SimulatedCluster
 
 STEADY_MS = 20_000
 ROUNDS = 5
+JOIN_S = 0.1
 
 # Run in a network namespace of its own: what loopback carries there is the questions and nothing else.
 ASK_ONCE = """
@@ -78,11 +79,11 @@ def static(size: int, seed: int, question: float | None) -> str:
     def settled(gone: int = 0) -> bool:
         return all(
             all(
-                member.state == (State.DOWN if member.id == gone else State.UP)
-                for member in cluster.view(node).values()
+                record.state == (State.DOWN if record.id == gone else State.UP)
+                for record in node.membership.view.records.values()
             )
-            for node in cluster.nodes
-            if node != gone
+            for node in cluster.nodes.values()
+            if node.membership is not None and node.id != gone
         )
 
     began_ms = cluster.now_ms
@@ -152,6 +153,25 @@ class Measured:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+async def steady(etcd: Measured, running: dict[int, tuple[Registration, asyncio.Task[None]]]) -> None:
+    """What it costs that nothing happens."""
+    await asyncio.sleep(5)
+    before, cpu, began = await asyncio.to_thread(etcd.bytes), time.process_time(), time.monotonic()
+    http = sum(found._store.bytes_in for found, _ in running.values())
+    asked = sum(found._store.requests for found, _ in running.values())
+    await asyncio.sleep(20)
+    seconds = time.monotonic() - began
+    after = await asyncio.to_thread(etcd.bytes)
+    asked = sum(found._store.requests for found, _ in running.values()) - asked
+    http = sum(found._store.bytes_in for found, _ in running.values()) - http
+    received, sent = ((after[way] - before[way]) / seconds / len(running) for way in (0, 1))
+    share = (time.process_time() - cpu) / seconds * 100
+    print(
+        f"steady, per node and second: {asked / seconds / len(running):.2f} requests, {received:.0f} bytes to etcd, "
+        f"{sent:.0f} from it (JSON: {http / seconds / len(running):.0f}); CPU of all {len(running)}: {share:.0f} % of a core"
+    )
+
+
 async def registrations(count: int) -> None:
     """All of them in this process, each with a session, a lease and a watch of its own."""
     etcd = Measured()
@@ -169,37 +189,25 @@ async def registrations(count: int) -> None:
     async def until(gone: int | None) -> float:
         began = time.monotonic()
         while True:
-            seen = [
-                {member.id for member in found.membership.members() if member.state == State.UP}
+            if all(
+                sum(record.state == State.UP for record in found.membership.view.records.values()) == len(running) - 1
                 for found, _ in running.values()
-            ]
-            nodes = set(running)
-            if all(ups == nodes - {own} for ups, own in zip(seen, running, strict=True)):
+            ):
                 return time.monotonic() - began
             assert time.monotonic() - began < 120, f"not converged; {gone} gone"
-            await asyncio.sleep(0.02)
+            # Looking is 40,000 comparisons: seldom enough that it is not what is measured.
+            await asyncio.sleep(0.1)
 
     try:
+        # 200 machines would each bring a processor; here they share one.
         for node in range(1, count + 1):
             start(node)
-        print(f"{count} registrations at once: all see all after {await until(None):.2f} s")
-        await asyncio.sleep(5)
-        before, cpu, began = etcd.bytes(), time.process_time(), time.monotonic()
-        http = sum(found._store.bytes_in for found, _ in running.values())
-        asked = sum(found._store.requests for found, _ in running.values())
-        await asyncio.sleep(20)
-        seconds = time.monotonic() - began
-        after = etcd.bytes()
-        asked = sum(found._store.requests for found, _ in running.values()) - asked
-        http = sum(found._store.bytes_in for found, _ in running.values()) - http
-        received, sent = ((after[way] - before[way]) / seconds / count for way in (0, 1))
-        share = (time.process_time() - cpu) / seconds * 100
-        print(
-            f"steady, per node and second: {asked / seconds / count:.2f} requests, {received:.0f} bytes to etcd, "
-            f"{sent:.0f} from it (JSON: {http / seconds / count:.0f}); CPU of all {count}: {share:.0f} % of a core"
-        )
+            await asyncio.sleep(JOIN_S)
+        took = await until(None)
+        print(f"{count} registrations, one each {JOIN_S * 1000:.0f} ms: all see all {took:.2f} s after the last one")
+        await steady(etcd, running)
         for kind in ("dies", "comes back", "leaves"):
-            before = etcd.bytes()
+            before = await asyncio.to_thread(etcd.bytes)
             if kind == "comes back":
                 start(count)
             else:
@@ -209,9 +217,8 @@ async def registrations(count: int) -> None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
             took = await until(count)
-            print(
-                f"one {kind}: all others have seen it after {took:.2f} s, {etcd.bytes()[1] - before[1]:,} bytes from etcd"
-            )
+            sent = (await asyncio.to_thread(etcd.bytes))[1] - before[1]
+            print(f"one {kind}: all others have seen it after {took:.2f} s, {sent:,} bytes from etcd")
             await asyncio.sleep(3)
     finally:
         for _, task in running.values():
@@ -222,7 +229,7 @@ async def registrations(count: int) -> None:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--nodes", default="2,4,8,16,32,64")
+    asked.add_argument("--nodes", default="2,4,8,16,32")
     asked.add_argument("--registrations", type=int, default=200)
     asked.add_argument("--seed", type=int, default=1)
     flags = asked.parse_args()

@@ -110,8 +110,8 @@ class Registry:
             self.view.event(node, Event.MISSED, "not registered since etcd is back", self._now_ms)
 
     def put(self, key: str, value: str, now_ms: int) -> None:
-        """An entry was written."""
-        self.tick(now_ms)
+        """An entry was written. Looks at this one alone: 200 nodes that come at once are 40,000 such calls."""
+        self._now_ms = max(now_ms, self._now_ms)
         said = decode(value)
         if said is None or not (self._is_node(key, said) or self._is_claim(key, said)):
             self.refused_entries += 1
@@ -132,7 +132,7 @@ class Registry:
 
     def deleted(self, key: str, now_ms: int) -> None:
         """An entry's lease ended, or its node said goodbye."""
-        self.tick(now_ms)
+        self._now_ms = max(now_ms, self._now_ms)
         kind, _, rest = key.removeprefix(self.prefix).partition("/")
         words = rest.split("/")
         if not all(word.isdecimal() for word in words):
