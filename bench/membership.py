@@ -34,7 +34,7 @@ from simulated_nodes import SimulatedCluster
 
 STEADY_MS = 20_000
 ROUNDS = 5
-JOIN_S = 0.1
+JOIN_S = 0.25
 
 # Run in a network namespace of its own: what loopback carries there is the questions and nothing else.
 ASK_ONCE = """

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from conftest import RAMSTER, NodeUnderTest, wait_for
+from ramster.transport import lines
 
 DEATH_MS = 1500
 CLUSTER = f"\n[cluster]\ndeath_ms = {DEATH_MS}\n"
@@ -19,7 +20,8 @@ PUSH = "import os, sys; kept = [os.urandom(1 << 20) for _ in range(64)]; print('
 
 
 def states(node: NodeUnderTest) -> dict[int, str]:
-    return {found["id"]: found["state"] for found in node.status()["nodes"]}
+    status = lines.ask(str(node.socket), {"type": "status"}, deadline_ms=5000)
+    return {found["id"]: found["state"] for found in status["nodes"]}
 
 
 def held(node: NodeUnderTest) -> bool:
@@ -45,8 +47,10 @@ def client(node: NodeUnderTest) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_suspended_peer_is_declared_dead_and_comes_back_without_declaring_anybody_dead(
     start_node: Callable[..., NodeUnderTest],
 ) -> None:
-    second = start_node(2, peers={1: "127.0.0.1:1"}, more=CLUSTER)
-    first = start_node(1, peers={2: second.address}, more=CLUSTER)
+    # Suspicion must last long enough to be seen on a busy machine.
+    slow = CLUSTER.replace(str(DEATH_MS), "5000")
+    second = start_node(2, peers={1: "127.0.0.1:1"}, more=slow)
+    first = start_node(1, peers={2: second.address}, more=slow)
     wait_for(lambda: states(first) == {1: "up", 2: "up"}, "the peer is up")
     second.process.send_signal(signal.SIGSTOP)
     try:

@@ -20,6 +20,8 @@ log = logging.getLogger("ramster.node")
 # `death_ms`. Doubled, such a node's view is old for twice as long; halved, 200 nodes ask etcd twice as often for nothing.
 WATCH_DEATHS = 12
 GOODBYE_MS = 1000
+# An earlier lease may end between looking and writing; that more often than once is somebody else's doing.
+REGISTER_TRIES = 3
 
 
 class Registration:
@@ -34,7 +36,9 @@ class Registration:
         self._claims = False
         self._kept_ms = now_ms()
         self._lease_ms = lease_s(membership.timing) * 1000
-        self._retry_ms = membership.timing.heartbeat_ms // 2
+        # Each node at a pace of its own, so that hundreds do not come back to etcd in step.
+        half_ms = membership.timing.heartbeat_ms // 2
+        self._retry_ms = half_ms + membership.own.id * 7919 % half_ms
         self._revision: int | None = None
         self._following: asyncio.Timeout | None = None
 
@@ -100,16 +104,16 @@ class Registration:
         assert lease is not None
         if not self.membership.worth_telling(self.membership.registered):
             return True
-        found = await self._store.get(self.membership.own_key)
-        there = decode(found.value) if found is not None else None
-        if there is not None and there.incarnation > own.incarnation:
-            return False
-        written = await self._store.put(
-            self.membership.own_key, encode(own), lease, if_changed=found.changed if found is not None else 0
-        )
-        if written:
-            self.membership.registered = own
-        return written
+        for _ in range(REGISTER_TRIES):
+            found = await self._store.get(self.membership.own_key)
+            there = decode(found.value) if found is not None else None
+            if there is not None and there.incarnation > own.incarnation:
+                return False
+            changed = found.changed if found is not None else 0
+            if await self._store.put(self.membership.own_key, encode(own), lease, if_changed=changed):
+                self.membership.registered = own
+                return True
+        raise RefusedError("etcd: this node's entry changes with every look")
 
     def _lost(self, error: Exception) -> None:
         at_ms = now_ms()
