@@ -71,20 +71,23 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> 
 class NodeUnderTest:
     """One `ramster node` process with its files."""
 
-    def __init__(self, folder: Path, number: int, offer: str, peers: dict[int, str]) -> None:
+    def __init__(
+        self, folder: Path, number: int, offer: str, peers: dict[int, str], listen: str = "127.0.0.1:0", more: str = ""
+    ) -> None:
         self.number = number
         self.socket = folder / f"node{number}.sock"
         self.log = folder / f"node{number}.log"
         self.config = folder / f"node{number}.toml"
-        text = f'[node]\nid = {number}\nlisten = "127.0.0.1:0"\noffer = "{offer}"\nsocket = "{self.socket}"\n'
+        text = f'[node]\nid = {number}\nlisten = "{listen}"\noffer = "{offer}"\nsocket = "{self.socket}"\n'
         for peer, address in peers.items():
             text += f'\n[[peers]]\nid = {peer}\naddress = "{address}"\n'
-        self.config.write_text(text)
+        self.config.write_text(text + more)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*RAMSTER, "node", "--config", str(self.config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.address = ""
+        self.said: dict[str, Any] = {}
 
     def wait_up(self) -> None:
         self.address = wait_for(self._address, "the node serves")
@@ -102,6 +105,12 @@ class NodeUnderTest:
         found: dict[str, Any] = json.loads(answer.stdout)
         return found
 
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(20)
@@ -117,8 +126,15 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeUnderTest]]:
     """Starts nodes; all of them are ended after the test, by their process ids."""
     nodes: list[NodeUnderTest] = []
 
-    def start(number: int = 1, offer: str = "512M", peers: dict[int, str] | None = None) -> NodeUnderTest:
-        node = NodeUnderTest(tmp_path, number, offer, peers or {})
+    def start(
+        number: int = 1,
+        offer: str = "512M",
+        peers: dict[int, str] | None = None,
+        listen: str = "127.0.0.1:0",
+        more: str = "",
+    ) -> NodeUnderTest:
+        """`listen` for one that must come back where it was; `more` is added to its file."""
+        node = NodeUnderTest(tmp_path, number, offer, peers or {}, listen, more)
         nodes.append(node)
         node.wait_up()
         return node

@@ -25,6 +25,7 @@ from cluster_sides import (
     signed_context,
 )
 from conftest import wait_for
+from ramster.cluster.static import NODES_MAX
 from ramster.security import authority, credentials
 from ramster.transport import lines
 
@@ -245,3 +246,32 @@ def test_a_client_process_gets_new_credentials_at_half_life_and_when_its_nodes_c
     assert trust.is_due(issued, now + timedelta(hours=24))
     trust.refresh(force=True)
     assert trust.is_due(issued, now)
+
+
+@pytest.mark.parametrize("membership", ["static", "etcd"])
+def test_no_more_nodes_join_than_the_clusters_membership_is_for(tmp_path: Path, membership: str) -> None:
+    """32 with static, where the last token is not spent in vain; more with etcd."""
+    made = make_cluster(tmp_path / "one")
+    known = [{"node": node, "listen": "192.0.2.1:1", "control": "192.0.2.1:2"} for node in range(2, NODES_MAX)]
+    (tmp_path / "one" / "peers.json").write_text(json.dumps({"peers": known}))
+    (tmp_path / "one" / "peers.json").chmod(0o600)
+    if membership == "etcd":
+        config = Path(made.directory) / "node.toml"
+        keys = '[cluster]\nmembership = "etcd"\netcd = ["http://127.0.0.1:1"]\n'
+        config.write_text(config.read_text().replace("[cluster]\n", keys))
+    side = Side(tmp_path / "one")
+    try:
+        first = side.ask(join_message(make_token(side.folder)))
+        assert first is not None
+        assert first["node"] == NODES_MAX
+        token = make_token(side.folder)
+        second = side.ask(join_message(token))
+        assert second is not None
+        if membership == "etcd":
+            assert second["node"] == NODES_MAX + 1
+        else:
+            assert "32 nodes, the most that its membership is for" in second["reason"]
+            assert side.counts()["join_refused_full"] == 1
+            assert len(json.loads((side.folder / "tokens.json").read_text())["tokens"]) == 1
+    finally:
+        side.stop()

@@ -3,6 +3,7 @@
 import pytest
 
 from ramster.config import file
+from ramster.config.cluster import ClusterTable
 from ramster.config.lines import line_of
 from ramster.errors import ConfigError
 
@@ -68,7 +69,58 @@ def test_a_mistake_is_told_with_file_line_and_cure(before: str, after: str, line
         assert word in message
 
 
-@pytest.mark.parametrize("text", ["peers = 3", "node = 3", "[[node]]\nid = 1", 'peers = ["a"]'])
+CLUSTER = """\
+[cluster]
+membership = "etcd"
+death_ms = 6000
+name = "lab-1"
+etcd = ["https://10.0.0.1:2379", "http://127.0.0.1:2379"]
+etcd_ca = "/ca.pem"
+etcd_cert = "/n.pem"
+etcd_key = "/n.key"
+etcd_user = "ramster"
+etcd_password_file = "/word"
+"""
+
+
+def test_a_cluster_is_read_and_static_without_one() -> None:
+    assert read(GOOD).cluster == ClusterTable(None, None, "static", 5000)
+    found = read(CLUSTER).cluster
+    assert (found.membership, found.death_ms, found.name, len(found.etcd)) == ("etcd", 6000, "lab-1", 2)
+    assert (found.etcd_ca, found.etcd_cert, found.etcd_key) == ("/ca.pem", "/n.pem", "/n.key")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "words"),
+    [
+        ("death_ms", "dead_ms", 3, ["unknown key 'dead_ms'", "did you mean 'death_ms'?"]),
+        ("6000", "499", 3, ["cluster.death_ms must be a whole number from 500", "not 499"]),
+        ("6000", "2999", 3, ["3000 or more with etcd"]),
+        ("6000", '"5s"', 3, ["cluster.death_ms must be", "'5s'"]),
+        ('"etcd"', '"gossip"', 2, ['"static" or "etcd"', "'gossip'"]),
+        ('"etcd"', '"static"', 5, ['is for membership = "etcd"']),
+        ('"lab-1"', '"a/b"', 4, ["cluster.name", "'a/b'"]),
+        ('["https://10.0.0.1:2379", "http://127.0.0.1:2379"]', "[]", 5, ["etcd is missing"]),
+        ('"https://10.0.0.1:2379"', '"10.0.0.1:2379"', 5, ["cluster.etcd must be", "'10.0.0.1:2379'"]),
+        ('"https://10.0.0.1:2379"', '"https://10.0.0.1:2379/v3"', 5, ["cluster.etcd must be"]),
+        ('"https://10.0.0.1:2379"', "7", 5, ["cluster.etcd must be", "not 7"]),
+        ('"https://10.0.0.1:2379"', '"http://10.0.0.1:2379"', 5, ["not encrypted", "https://"]),
+        ('etcd_key = "/n.key"\n', "", 7, ["etcd_cert needs etcd_key beside it"]),
+        ('etcd_user = "ramster"\n', "", 9, ["etcd_password_file needs etcd_user beside it"]),
+    ],
+)
+def test_a_mistake_about_the_cluster_is_told_with_file_line_and_cure(
+    before: str, after: str, line: int, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(CLUSTER.replace(before, after, 1))
+    message = str(caught.value)
+    assert message.startswith(f"node.toml:{line}: "), message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("text", ["peers = 3", "cluster = 3", "node = 3", "[[node]]\nid = 1", 'peers = ["a"]'])
 def test_a_table_of_the_wrong_shape_is_told(text: str) -> None:
     with pytest.raises(ConfigError, match="must be"):
         read(text)
@@ -103,10 +155,8 @@ def test_a_node_with_certificates_listens_where_others_reach_it() -> None:
     found = file.parse(CERTIFIED, path="/etc/r/node.toml", ram_bytes=16 << 30)
     assert found.node is not None
     assert (found.node.listen, found.node.control) == ("192.0.2.2:7946", "192.0.2.2:7947")
-    assert found.cluster == file.ClusterTable("/etc/r/keys", 1)
-    assert file.parse(CERTIFIED.replace('"keys"', '"/k"'), path="n", ram_bytes=1 << 30).cluster == file.ClusterTable(
-        "/k", 1
-    )
+    assert found.cluster == ClusterTable("/etc/r/keys", 1)
+    assert file.parse(CERTIFIED.replace('"keys"', '"/k"'), path="n", ram_bytes=1 << 30).cluster == ClusterTable("/k", 1)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +168,7 @@ def test_a_node_with_certificates_listens_where_others_reach_it() -> None:
         ('control = "192.0.2.2:7947"', "control = 7947", 4, ["node.control must be"]),
         ("authority = 1", "authority = 0", 9, ["cluster.authority"]),
         ("authority = 1", "", 7, ["'authority' is missing"]),
+        ('dir = "keys"\n', "", 7, ["'dir' is missing"]),
         ('dir = "keys"', 'folder = "keys"', 8, ["unknown key 'folder'"]),
         ('[cluster]\ndir = "keys"\nauthority = 1\n', "", 3, ["other machines", "ramster init"]),
     ],
@@ -146,4 +197,4 @@ def test_the_file_that_init_writes_is_read_as_it_was_meant() -> None:
     )  # fmt: skip
     found = file.parse(text, path="/x/node.toml", ram_bytes=16 << 30)
     assert found.node == file.NodeTable(3, "[2001:db8::1]:1", 4 << 30, '/a "b"\\c', "[2001:db8::1]:2")
-    assert found.cluster == file.ClusterTable("/x", 1)
+    assert found.cluster == ClusterTable("/x", 1)

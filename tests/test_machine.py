@@ -71,3 +71,18 @@ def test_a_full_cgroup_has_no_room_and_never_less(tmp_path: Path) -> None:
 def test_this_machine_has_some() -> None:
     found = machine.memory()
     assert 0 < found.room_bytes <= found.available_bytes <= found.total_bytes
+
+
+def test_pressure_is_the_machines_or_the_cgroups_whichever_is_more(tmp_path: Path) -> None:
+    assert machine.pressure_percent(tree(tmp_path, {})) == 0.0
+    root = tree(
+        tmp_path,
+        {
+            "proc/pressure/memory": "some avg10=1.25 avg60=0.00 total=1\nfull avg10=9.00 avg60=0.00 total=1\n",
+            "proc/self/cgroup": "0::/a\n",
+            "sys/fs/cgroup/a/memory.pressure": "some avg10=7.50 avg60=0.00 avg300=0.00 total=1\n",
+        },
+    )
+    assert machine.pressure_percent(root) == 7.5
+    (tmp_path / "sys/fs/cgroup/a/memory.pressure").write_text("some avg10=x")
+    assert machine.pressure_percent(root) == 1.25

@@ -199,3 +199,18 @@ def test_random_bytes_on_both_ports_end_their_links_alone(machines: list[Machine
                 except OSError:
                     pass
     assert machines[1].states() == {1: "up", 2: "up", 3: "up"}
+
+
+def test_another_node_at_its_address_is_not_taken_for_the_peer(machines: list[Machine]) -> None:
+    """Node 9 does not exist, and node 2, which has a certificate of the cluster, answers where it is said to be."""
+    one, two, _ = machines
+    one.stop()
+    config = one.dir / "node.toml"
+    config.write_text(config.read_text() + f'\n[[peers]]\nid = 9\naddress = "{two.listen}"\n')
+    one.start()
+    wait_for(
+        lambda: one.states() == {1: "up", 2: "up", 3: "up", 9: "down"}, "the others are up and nobody is node 9", 30
+    )
+    (nine,) = (node for node in one.status()["nodes"] if node["id"] == 9)
+    assert nine["incarnation"] is None
+    assert one.log.read_text().count("peer 9") == one.log.read_text().count("is down")

@@ -1,12 +1,12 @@
 //! One question to another node, for the node's membership: who answers there, and what it offers. No page is asked for or sent.
 
-use pyo3::exceptions::{PyConnectionError, PyValueError};
+use pyo3::exceptions::{PyConnectionError, PyConnectionRefusedError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use ramster_core::handle::OwnerId;
 use ramster_core::wire::message::Role;
 use ramster_engine::CredentialsPem;
-use ramster_peer::client::Link;
+use ramster_peer::client::{Link, LinkError};
 use ramster_peer::tls::Secured;
 
 use crate::errors::ConfigError;
@@ -14,6 +14,8 @@ use crate::plain::from_dict;
 
 /// The client that asks. It owns no pages; its number only keeps it apart from those that do.
 const ASKER: u128 = 0;
+/// Nobody listens there: the process is gone, which membership need not wait to believe.
+const ECONNREFUSED: i32 = 111;
 
 /// `peer`: the node that must answer; without credentials it may be left open.
 #[pyfunction]
@@ -37,13 +39,17 @@ pub fn ask_peer<'py>(
         let context = context.map_err(|error| ConfigError::new_err(error.to_string()))?;
         let secured = context.as_ref().zip(peer).map(|(context, node)| Secured { context, node });
         let link = Link::connect_by(secured, &address, &asker, Role::Get, deadline_ms);
-        link.map_err(|error| PyConnectionError::new_err(error.to_string()))
+        link.map_err(|error| match &error {
+            LinkError::Io(errno) if errno.raw_os_error() == ECONNREFUSED => PyConnectionRefusedError::new_err(error.to_string()),
+            _ => PyConnectionError::new_err(error.to_string()),
+        })
     })?;
     if let Some(peer) = peer.filter(|peer| *peer != link.holder().node) {
         return Err(PyConnectionError::new_err(format!("node {} answered, not node {peer}", link.holder().node)));
     }
     let answer = PyDict::new(py);
     answer.set_item("node", link.holder().node)?;
+    answer.set_item("incarnation", link.holder().incarnation)?;
     answer.set_item("offer_bytes", link.holder_offer_bytes())?;
     answer.set_item("free_bytes", link.holder_free_bytes())?;
     Ok(answer)

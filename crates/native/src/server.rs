@@ -18,6 +18,7 @@ use crate::plain::{from_dict, to_dict};
 #[pyclass(module = "ramster._native", frozen)]
 pub struct Server {
     address: SocketAddr,
+    incarnation: u64,
     /// None: stopped.
     server: Lock<Option<ramster_peer::server::Server>>,
 }
@@ -45,16 +46,22 @@ impl Server {
         let listen = socket_address("listen", listen)?;
         let credentials = credentials.map(from_pem).transpose()?;
         let config = ServerConfig { max_links, credentials, ..ServerConfig::new(listen, node, offer_bytes) };
+        let incarnation = config.incarnation;
         let server = py.detach(|| ramster_peer::server::Server::start(config)).map_err(|error| match error.kind() {
             std::io::ErrorKind::InvalidInput => ConfigError::new_err(error.to_string()),
             _ => error.into(),
         })?;
-        Ok(Server { address: server.address(), server: Lock::new(Some(server)) })
+        Ok(Server { address: server.address(), incarnation, server: Lock::new(Some(server)) })
     }
 
     #[getter]
     fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    #[getter]
+    fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -96,8 +96,8 @@ def rotate(directory: str | None, *, as_json: bool) -> None:
     """New keys and certificates for this node. Raises ConfigError or StartError."""
     found = files.Directory(directory or places.default_directory())
     config = file.read(found.file(files.CONFIG), ram_bytes=machine.memory().ram_bytes)
-    if config.cluster is None:
-        raise ConfigError(f"{config.path}: [cluster] is missing; add dir and authority")
+    if config.cluster.dir is None or config.cluster.authority is None:
+        raise ConfigError(f"{config.path}: [cluster] has no certificates; add dir and authority")
     now = asyncio.run(rotation.rotate(files.Directory(config.cluster.dir), config.cluster.authority))
     end = now.own.certificate.not_valid_after_utc
     if as_json:

@@ -55,6 +55,9 @@ def _show(status: dict[str, Any]) -> None:
             node["reason"],
         )
     console.print(nodes)
+    quorum = status["quorum"]
+    if not quorum["held"]:
+        console.print(f"no quorum: {quorum['reason']}; this node lends nothing more and remotifies nothing")
     clients = Table("client", "program", "resident", "stored", "remote", box=None)
     for client in status["clients"]:
         figures = (sizes.show(client[key]) for key in ("resident_bytes", "stored_bytes", "remote_bytes"))

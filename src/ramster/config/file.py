@@ -7,12 +7,11 @@ Not: what the figures lead to; the file that `ramster init` writes (`template`).
 from __future__ import annotations
 
 import difflib
-import os
 import tomllib
 from dataclasses import dataclass, field
 from typing import Any
 
-from ramster.config import addresses, lines, places, sizes
+from ramster.config import addresses, cluster, lines, places, sizes
 from ramster.errors import ConfigError, RamsterError
 
 # What each key must be, and what to write when it is not.
@@ -22,10 +21,6 @@ NODE_KEYS: dict[str, tuple[type, str]] = {
     "offer": (str, 'a size, like "2G" or "25%"'),
     "socket": (str, 'a path, like "/run/ramster/node.sock"'),
     "control": (str, 'an address, like "127.0.0.1:7947"'),
-}
-CLUSTER_KEYS: dict[str, tuple[type, str]] = {
-    "dir": (str, 'the directory with certificates that ramster init or join made, like "/etc/ramster"'),
-    "authority": (int, "the id of the node that has the authority's key, like 1"),
 }
 PEER_KEYS: dict[str, tuple[type, str]] = {
     "id": NODE_KEYS["id"],
@@ -41,7 +36,7 @@ RUN_KEYS: dict[str, tuple[type, str]] = {
 }
 TABLES: dict[str, dict[str, tuple[type, str]]] = {
     "node": NODE_KEYS,
-    "cluster": CLUSTER_KEYS,
+    "cluster": cluster.KEYS,
     "peers": PEER_KEYS,
     "run": RUN_KEYS,
 }
@@ -56,14 +51,6 @@ class NodeTable:
     offer_bytes: int
     socket: str
     control: str | None = None
-
-
-@dataclass(frozen=True)
-class ClusterTable:
-    """`[cluster]`: where this node's certificates are (absolute), and which node signs certificates."""
-
-    dir: str
-    authority: int
 
 
 @dataclass(frozen=True)
@@ -82,7 +69,7 @@ class File:
     node: NodeTable | None = None
     peers: tuple[PeerEntry, ...] = ()
     run: dict[str, str] = field(default_factory=dict)
-    cluster: ClusterTable | None = None
+    cluster: cluster.ClusterTable = field(default_factory=cluster.ClusterTable)
 
 
 def read(path: str, *, ram_bytes: int) -> File:
@@ -105,17 +92,16 @@ def parse(text: str, *, path: str, ram_bytes: int) -> File:
         raise _syntax(path, text, str(error)) from None
     check = _Check(path, text)
     check.keys("", data, TABLES)
-    node = cluster = None
-    if "cluster" in data:
-        cluster = _cluster(check, check.table("cluster", data["cluster"], CLUSTER_KEYS))
+    table = cluster.read(check, check.table("cluster", data.get("cluster", {}), cluster.KEYS))
+    node = None
     if "node" in data:
         found = check.table("node", data["node"], NODE_KEYS)
-        node = _node(check, found, ram_bytes, certified=cluster is not None)
+        node = _node(check, found, ram_bytes, certified=table.dir is not None)
     peers = _peers(check, data.get("peers", []))
     run: dict[str, str] = {}
     if "run" in data:
         run = dict(check.table("run", data["run"], RUN_KEYS))
-    return File(path, node, peers, run, cluster)
+    return File(path, node, peers, run, table)
 
 
 @dataclass(frozen=True)
@@ -189,14 +175,6 @@ def _listens(check: _Check, text: str, key: str, *, certified: bool) -> None:
     if not addresses.is_one_machine(host):
         cure = "write the numeric address of this machine that the other nodes reach it by"
         raise check.error(f"node.{key}: {host} is no address that others can be told; {cure}", "node", key)
-
-
-def _cluster(check: _Check, found: dict[str, Any]) -> ClusterTable:
-    check.need("cluster", found, CLUSTER_KEYS)
-    if not 1 <= found["authority"] < 1 << 63:
-        raise check.error(f"cluster.authority must be {CLUSTER_KEYS['authority'][1]}", "cluster", "authority")
-    beside = os.path.dirname(os.path.abspath(check.path))
-    return ClusterTable(os.path.normpath(os.path.join(beside, found["dir"])), found["authority"])
 
 
 def _peers(check: _Check, found: Any) -> tuple[PeerEntry, ...]:

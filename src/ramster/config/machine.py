@@ -1,4 +1,4 @@
-"""What this machine has: RAM, what is available, and the memory cgroup's limit (v1 and v2). Reads /proc and /sys only.
+"""What this machine has: RAM, what is available, pressure, and the memory cgroup's limit (v1 and v2). Reads /proc and /sys only.
 
 Not: how much of it a program may use; that is `policy.split`.
 """
@@ -42,6 +42,29 @@ def memory(root: str = "/") -> Memory:
         used = (_number(folder / names[1]) or 0) - _reclaimable(folder / "memory.stat")
         room = min(room, max(found - max(used, 0), 0))
     return Memory(total, available, limit, room)
+
+
+def pressure_percent(root: str = "/") -> float:
+    """How much of the last ten seconds some task waited for memory: the machine's, or the innermost cgroup's that has it.
+
+    0.0 where the kernel does not say.
+    """
+    paths = [
+        Path(root, "proc/pressure/memory"),
+        *(folder / "memory.pressure" for folder, _ in _cgroups(Path(root))[:1]),
+    ]
+    return max(_some_avg10(path) for path in paths)
+
+
+def _some_avg10(path: Path) -> float:
+    try:
+        for line in path.read_text().splitlines():
+            kind, _, rest = line.partition(" avg10=")
+            if kind == "some":
+                return float(rest.split()[0])
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0.0
 
 
 def _meminfo(path: Path) -> dict[str, int]:

@@ -32,6 +32,22 @@ dir = "."
 # The node that has the authority's key (ca.key): it lets nodes join and renews certificates.
 authority = {authority}
 
+# How nodes learn who is alive: "static", up to 32 nodes that ask each other, or "etcd". The same on every node.
+# membership = "static"
+
+# A node that says nothing for this many milliseconds is taken for dead. The same on every node.
+# death_ms = 5000
+
+# With membership = "etcd": where it is, this cluster's name there, and what to reach it with.
+# etcd = ["https://192.0.2.20:2379"]
+# name = "ramster"
+# etcd_ca = "etcd-ca.pem"
+# etcd_cert = "etcd.pem"
+# etcd_key = "etcd.key"
+# Where etcd asks for a user:
+# etcd_user = "ramster"
+# etcd_password_file = "etcd-password"
+
 # Nodes that join are learnt by themselves. One that should be known besides:
 # [[peers]]
 # id = 9

@@ -26,10 +26,11 @@ MEMBER_ASKS_PER_S, MEMBER_ASKS_BURST = 2.0, 20
 
 @dataclass
 class Own:
-    """This node as others are told of it, and who signs."""
+    """This node as others are told of it, who signs, and how many nodes the cluster's membership is for."""
 
     peer: Peer
     authority: int
+    nodes_max: int = PEERS_MAX
 
 
 class Admission:
@@ -147,6 +148,11 @@ class Admission:
         if len(taken) >= PEERS_MAX:
             self._count("join_refused_full")
             raise RefusedError(f"the cluster has {PEERS_MAX} nodes, which is the most")
+        known = 1 + sum(1 for _ in self._peers)
+        if known >= self._own.nodes_max:
+            self._count("join_refused_full")
+            cure = 'write membership = "etcd" in [cluster] of all nodes'
+            raise RefusedError(f"the cluster has {known} nodes, the most that its membership is for; {cure}")
         if wanted is None:
             return max(taken) + 1
         if wanted in taken:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ramster.cluster.static import NODES_MAX
 from ramster.config import addresses, file
 from ramster.errors import RamsterError, RefusedError, StartError
 from ramster.node import rotation
@@ -17,7 +18,7 @@ from ramster.node.admission import Admission, Own
 from ramster.node.clients import Client
 from ramster.node.control import ControlPort
 from ramster.node.introductions import Introductions
-from ramster.node.peers import Peer, Peers
+from ramster.node.peers import PEERS_MAX, Peer, Peers
 from ramster.node.trust import Issued, Trust
 from ramster.security import authority, files, names
 
@@ -35,8 +36,10 @@ class ClusterSide:
     def __init__(self, found: file.File) -> None:
         """Raises ConfigError when the certificates cannot be used."""
         assert found.node is not None
-        assert found.cluster is not None
-        self._table, self._cluster, self._path = found.node, found.cluster, found.path
+        assert found.cluster.dir is not None
+        assert found.cluster.authority is not None
+        self._table, self._authority, self._path = found.node, found.cluster.authority, found.path
+        self._nodes_max = NODES_MAX if found.cluster.membership == "static" else PEERS_MAX
         directory = files.Directory(found.cluster.dir)
         self.trust = Trust(directory, found.node.id, found.path)
         self.peers = Peers(directory, found.node.id)
@@ -110,13 +113,13 @@ class ClusterSide:
     def status(self) -> dict[str, Any]:
         """For `ramster status --json`."""
         port = {"control": self.port.address, "control_counts": self.port.stats()} if self.port else {}
-        return {"authority": self._cluster.authority, **self.trust.status(), **port}
+        return {"authority": self._authority, **self.trust.status(), **port}
 
     def _open_port(self, status: Callable[[], dict[str, Any]], listen: str) -> str:
         if self._table.control is None:
             return ""
         host, number = addresses.split(self._table.control, of=f"{self._path}: node.control")
-        own = Own(Peer(self._table.id, listen, ""), self._cluster.authority)
+        own = Own(Peer(self._table.id, listen, ""), self._authority, self._nodes_max)
         port = ControlPort(lambda: self.trust.listening)
         admission = Admission(
             self.trust.directory, own, self.peers, learnt=self._learnt, status=status, count=port.count
@@ -154,7 +157,7 @@ class ClusterSide:
             first = min(authority.half_life(mine.own.certificate), authority.half_life(mine.clients.certificate))
             if authority.utc_now() >= first:
                 try:
-                    await rotation.rotate(self.trust.directory, self._cluster.authority)
+                    await rotation.rotate(self.trust.directory, self._authority)
                 except (RamsterError, OSError) as error:
                     log.warning("certificates are past their half-life and not renewed: %s", error)
             await asyncio.sleep(RENEW_EVERY_S)

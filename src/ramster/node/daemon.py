@@ -1,7 +1,7 @@
-"""`ramster node`: an asyncio process around the native page server. Covers the admin socket, asking the peers, and the
-policy's rounds.
+"""`ramster node`: an asyncio process around the native page server. Covers the admin socket and the policy's rounds.
 
-Not: pages, which travel in native threads and never wait for this; decisions, which are `policy`; membership, which is `cluster`.
+Not: pages, which travel in native threads and never wait for this; decisions, which are `policy`; membership, which is
+`standing`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ import logging
 import os
 import signal
 import stat
-import time
 from typing import Any
 
 from ramster import _native
-from ramster.cluster.static import Member, Members
 from ramster.config import addresses, file, machine, places
 from ramster.errors import ConfigError, RamsterError, RefusedError, StartError
 from ramster.node import callers, clients, drain
 from ramster.node.cluster_side import ClusterSide
+from ramster.node.standing import Standing
 from ramster.policy import directives
 from ramster.transport import lines
 
 log = logging.getLogger("ramster.node")
 
-# Often enough that a dead peer leaves the clients' view before they have tried it many times; one short question for each peer.
+# Often enough for the machine's pressure, which grows in seconds. A change of membership does not wait for it.
 ROUND_MS = 1000
 ASK_DEADLINE_MS = 2000
 # A client that takes nothing for this long is not listening: its link is closed and it may come back.
@@ -39,11 +38,10 @@ class Node:
         if found.node is None:
             raise ConfigError(f"{found.path}: [node] is missing; add it with id, listen, offer and socket")
         self.table = found.node
-        listed = [(peer.id, addresses.numeric(peer.address, of=f"{found.path}: peers.address")) for peer in found.peers]
-        self.members = Members(self.table.id, listed, path=found.path)
-        self.side = ClusterSide(found) if found.cluster else None
+        self.side = ClusterSide(found) if found.cluster.dir is not None else None
+        self.standing = Standing(found, self.table, self.side.trust.plain if self.side else None)
         for peer in self.side.peers if self.side else ():
-            self.members.learn(peer.node, peer.listen)
+            self.standing.learn(peer.node, peer.listen)
         self._path = found.path
         self._clients: dict[clients.Client, asyncio.StreamWriter] = {}
         self._stop = asyncio.Event()
@@ -70,19 +68,22 @@ class Node:
             if self.side:
                 loop.add_signal_handler(signal.SIGHUP, self.side.refresh, True)
                 self.side.open(
-                    self.server.address, learn=self.members.learn, status=self.status, changed=self._certified
+                    self.server.address, learn=self.standing.learn, status=self.status, changed=self._certified
                 )
             log.info("node %d serves pages on %s, offers %d MiB, admin socket %s",
                      self.table.id, self.server.address, self.table.offer_bytes >> 20, self.table.socket)  # fmt: skip
+            standing = asyncio.create_task(self.standing.run(self.server))
             rounds = asyncio.create_task(self._rounds())
             stopped = asyncio.create_task(self._stop.wait())
             # A round that fails is our bug: the node ends loudly rather than go on without policy.
-            await asyncio.wait({rounds, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            rounds.cancel()
+            await asyncio.wait({rounds, standing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (rounds, standing):
+                if task.done():
+                    task.result()
+                task.cancel()
+            await asyncio.gather(rounds, standing, return_exceptions=True)
             await self._drain(loop)
             admin.close()
-            if rounds.done() and not rounds.cancelled():
-                rounds.result()
             if self.side:
                 await self.side.close()
             for writer in self._clients.values():
@@ -100,14 +101,12 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """All that `ramster status` shows: this node first, then its peers, then its clients."""
-        served = self.server.stats()
-        foreign = sum(owner["bytes"] for owner in served["clients"])
-        own = Member(self.table.id, self.server.address, "up", self.table.offer_bytes, foreign).as_dict()
         found = {
             "type": "status",
-            "nodes": [own, *(member.as_dict() for member in self.members)],
+            "nodes": self.standing.nodes(self.server),
+            "quorum": self.standing.membership.quorum().as_dict(),
             "clients": [client.as_dict() for client in self._clients],
-            "owners": served["clients"],
+            "owners": self.server.stats()["clients"],
         }
         return {**found, "cluster": self.side.status()} if self.side else found
 
@@ -161,8 +160,9 @@ class Node:
         self._clients[client] = writer
         log.info("client %d (%s) came", client.pid, client.program)
         try:
-            peers = self.members.view()
-            await _send(writer, clients.view(peers, directives.greet(client.pid, peers=len(peers)), credentials))
+            peers, quorum = self.standing.peers()
+            directive = directives.greet(client.pid, peers=len(peers), quorum=quorum.held)
+            await _send(writer, clients.view(peers, directive, credentials))
             while (message := await lines.receive(reader)) is not None:
                 if message.get("type") == "stats":
                     client.hear(message)
@@ -176,27 +176,29 @@ class Node:
         while True:
             if self.side:
                 self.side.check()
-            changed = await self._ask_peers()
-            peers = self.members.view()
+            seen = self.standing.round(self.server)
+            peers, held = seen.peers, seen.quorum.held
             found = {}
-            if changed:
-                found = {client.pid: directives.greet(client.pid, peers=len(peers)) for client in self._clients}
+            if seen.changed:
+                found = {pid: directives.greet(pid, peers=len(peers), quorum=held) for pid in self._pids()}
             memory = machine.memory()
-            seen = directives.MachineSnapshot(memory.total_bytes, memory.available_bytes)
+            snapshot = directives.MachineSnapshot(memory.total_bytes, memory.available_bytes)
             snapshots = [client.snapshot() for client in self._clients]
-            found.update(
-                {directive.pid: directive for directive in directives.decide(seen, snapshots, peers=len(peers))}
-            )
-            await self._direct(found, peers)
-            await asyncio.sleep(ROUND_MS / 1000)
+            decided = directives.decide(snapshot, snapshots, peers=len(peers), quorum=held)
+            found.update({directive.pid: directive for directive in decided})
+            await self._direct(found, peers, held=held)
+            await self.standing.news(ROUND_MS)
 
-    async def _direct(self, found: dict[int, directives.Directive], peers: list[dict[str, Any]]) -> None:
+    def _pids(self) -> list[int]:
+        return [client.pid for client in self._clients]
+
+    async def _direct(self, found: dict[int, directives.Directive], peers: list[dict[str, Any]], *, held: bool) -> None:
         for client, writer in list(self._clients.items()):
             directive = found.get(client.pid)
             credentials = self.side.renewed_for(client) if self.side else None
             if directive is None and credentials is None:
                 continue
-            directive = directive or directives.greet(client.pid, peers=len(peers))
+            directive = directive or directives.greet(client.pid, peers=len(peers), quorum=held)
             if directive.resident_bytes is not None:
                 released = directive.resident_bytes == directives.RELEASED_BYTES
                 client.held_bytes = None if released else directive.resident_bytes
@@ -206,49 +208,6 @@ class Node:
                 await _send(writer, clients.view(peers, directive, credentials))
             except (OSError, TimeoutError):
                 writer.close()
-
-    async def _ask_peers(self) -> bool:
-        """Whether one came up or went down."""
-        loop = asyncio.get_running_loop()
-        now_ms = time.monotonic_ns() // 1_000_000
-        members = list(self.members)
-        answers = await asyncio.gather(
-            *(loop.run_in_executor(None, self._ask, member) for member in members),
-            return_exceptions=True,
-        )
-        changed = False
-        for member, answer in zip(members, answers, strict=True):
-            changed |= self._heard(member, answer, now_ms)
-        return changed
-
-    def _ask(self, member: Member) -> dict[str, int]:
-        """In a thread of the loop's. With certificates only that very node can answer."""
-        if self.side is None:
-            return _native.ask_peer(member.address, self.table.id, ASK_DEADLINE_MS)
-        credentials = self.side.trust.credentials.plain()
-        return _native.ask_peer(member.address, self.table.id, ASK_DEADLINE_MS, member.id, credentials)
-
-    def _heard(self, member: Member, answer: Any, now_ms: int) -> bool:
-        if isinstance(answer, BaseException):
-            if not isinstance(answer, (OSError, RamsterError)):
-                raise answer
-            changed = self.members.missed(member.id, str(answer))
-        elif answer["node"] != member.id:
-            reason = f"{member.address} answers as node {answer['node']}; correct the id or the address in {self._path}"
-            changed = self.members.missed(member.id, reason)
-        else:
-            offered, free = answer["offer_bytes"], answer["free_bytes"]
-            changed = self.members.heard(member.id, now_ms, offered_bytes=offered, foreign_bytes=max(offered - free, 0))
-        if changed:
-            after = self.members.get(member.id)
-            log.info(
-                "peer %d (%s) is %s%s",
-                after.id,
-                after.address,
-                after.state,
-                f": {after.reason}" if after.reason else "",
-            )
-        return changed
 
 
 def serve(config_path: str) -> None:

@@ -52,6 +52,10 @@ class Trust:
                  f"{self.credentials.own.certificate.not_valid_after_utc:%Y-%m-%d}")  # fmt: skip
         return True
 
+    def plain(self) -> dict[str, str]:
+        """This node's credentials as they are now, as the native part takes them."""
+        return self.credentials.plain()
+
     def issue(self, family: str, now: datetime) -> tuple[dict[str, Any], Issued]:
         """New credentials for a client process of this machine."""
         plain, leaf = self.credentials.for_client(family, now)

@@ -49,22 +49,25 @@ class Directive:
         return directives
 
 
-def greet(pid: int, *, peers: int) -> Directive:
-    """For a client that has just come."""
+def greet(pid: int, *, peers: int, quorum: bool) -> Directive:
+    """For a client that has just come, or when the cluster has changed. Without quorum nothing is sent to anybody."""
     reason = f"{peers} peers take pages" if peers else "no peer to send pages to"
-    return Directive(pid, None, peers > 0, reason)
+    if not quorum:
+        reason = "this node has no quorum"
+    return Directive(pid, None, peers > 0 and quorum, reason)
 
 
-def decide(machine: MachineSnapshot, clients: list[ClientSnapshot], *, peers: int) -> list[Directive]:
+def decide(machine: MachineSnapshot, clients: list[ClientSnapshot], *, peers: int, quorum: bool) -> list[Directive]:
     """Only what has to change, and nothing while the machine is neither short of memory nor over it.
 
     Short: every client gives up its part of what is missing, by its resident size. Over: all limits go back.
     """
+    remotify = peers > 0 and quorum
     low = machine.total_bytes * LOW_PERCENT // 100
     high = machine.total_bytes * HIGH_PERCENT // 100
     if machine.available_bytes >= high:
         return [
-            Directive(client.pid, RELEASED_BYTES, peers > 0, "the machine has room again")
+            Directive(client.pid, RELEASED_BYTES, remotify, "the machine has room again")
             for client in clients
             if client.held_bytes is not None
         ]
@@ -78,5 +81,5 @@ def decide(machine: MachineSnapshot, clients: list[ClientSnapshot], *, peers: in
         target = max(client.resident_bytes - share, LEAST_RESIDENT_BYTES)
         if target < client.resident_bytes and target != client.held_bytes:
             reason = f"the machine has {machine.available_bytes >> 20} MiB left, less than {LOW_PERCENT} % of its RAM"
-            found.append(Directive(client.pid, target, peers > 0, reason))
+            found.append(Directive(client.pid, target, remotify, reason))
     return found
