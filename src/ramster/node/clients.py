@@ -55,8 +55,19 @@ def register(message: dict[str, Any]) -> Client:
 
 
 def view(
-    peers: list[dict[str, Any]], directive: Directive, credentials: dict[str, Any] | None = None
+    peers: list[dict[str, Any]],
+    directive: Directive,
+    credentials: dict[str, Any] | None = None,
+    *,
+    silent: list[int] | None = None,
 ) -> dict[str, Any]:
-    """The message that tells a client where pages may go and what it is to do; with `credentials`, as whom it goes there."""
-    message = {"type": "view", "peers": peers, "directives": directive.message(), "reason": directive.reason}
+    """The message that tells a client where pages may go and what it is to do.
+
+    `credentials`: as whom it goes there. `silent`: ids of the nodes that are not heard from, whose copies of pages that others
+    have too are to be made anew; None leaves what was said last.
+    """
+    directives = directive.message()
+    if silent is not None:
+        directives["silent"] = silent
+    message = {"type": "view", "peers": peers, "directives": directives, "reason": directive.reason}
     return message if credentials is None else {**message, "credentials": credentials}

@@ -162,7 +162,7 @@ class Node:
         try:
             peers, quorum = self.standing.peers()
             directive = directives.greet(client.pid, peers=len(peers), quorum=quorum.held)
-            await _send(writer, clients.view(peers, directive, credentials))
+            await _send(writer, clients.view(peers, directive, credentials, silent=self.standing.silent()))
             while (message := await lines.receive(reader)) is not None:
                 if message.get("type") == "stats":
                     client.hear(message)
@@ -205,7 +205,7 @@ class Node:
                 log.info("client %d: resident limit %s: %s", client.pid,
                          "its own" if released else f"{directive.resident_bytes >> 20} MiB", directive.reason)  # fmt: skip
             try:
-                await _send(writer, clients.view(peers, directive, credentials))
+                await _send(writer, clients.view(peers, directive, credentials, silent=self.standing.silent()))
             except (OSError, TimeoutError):
                 writer.close()
 

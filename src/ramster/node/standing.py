@@ -123,6 +123,12 @@ class Standing:
         """For a client that has just come."""
         return view(self.membership.members()), self.membership.quorum()
 
+    def silent(self) -> list[int] | None:
+        """Ids of the nodes that are down. None without quorum: then it may be this node that is not heard."""
+        if not self.membership.quorum().held:
+            return None
+        return [member.id for member in self.membership.members() if member.state == State.DOWN]
+
     def nodes(self, server: _native.Server) -> list[dict[str, Any]]:
         """As `ramster status` shows them: this one first."""
         own = Member(self._own.id, server.address, State.UP, server.incarnation, self._offered_bytes).as_dict()
