@@ -66,7 +66,21 @@ def test_small_changes_are_not_told() -> None:
 
 
 def test_more_is_held_than_the_limit_says_since_it_was_lowered() -> None:
-    assert after(begin(LIMIT, 0), look(0, used=5 * GIB), 1000).offer_bytes == LIMIT
+    assert after(begin(LIMIT, 0), look(2 * GIB, used=5 * GIB), 1000).offer_bytes == LIMIT
+
+
+def test_a_machine_that_is_short_recalls_twice_what_it_lacks_and_lends_again_when_it_is_over() -> None:
+    reserve = 16 * GIB * 5 // 100
+    found = after(begin(LIMIT, 0), look(reserve - 100 * MIB, used=GIB), 1000)
+    assert found.offer_bytes == GIB - 200 * MIB
+    assert "100 MiB short of its reserve: recalls" in found.reason
+    found = after(found, look(0, used=GIB), 1000)
+    assert found.offer_bytes == 0, "no more than all"
+    found = after(found, look(reserve, used=0), 1000)
+    assert found.offer_bytes == 0
+    for _ in range(90):
+        found = after(found, look(10 * GIB), 1000)
+    assert found.offer_bytes == LIMIT
 
 
 @pytest.mark.parametrize("limit", [0, 1, 4096])

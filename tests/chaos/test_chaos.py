@@ -58,6 +58,10 @@ class Program:
         assert code in (None, 0), (code, self.said, self.complaints())
         assert code == 0 or time.monotonic() - self.said_at < HANG_S, f"stuck after {self.said}: {self.complaints()}"
 
+    def has_ended(self) -> bool:
+        self.check()
+        return self.process.poll() == 0
+
     def complaints(self) -> str:
         self.errors.seek(0)
         return self.errors.read().decode()[-2000:]
@@ -232,7 +236,7 @@ def test_no_single_failure_makes_a_byte_wrong_loses_a_page_or_stops_a_program(
     print(f"{count} failures")
     lost = 0
     for program in cluster.programs:
-        wait_for(lambda: program.check() or program.process.poll() == 0, "the program ends", seconds=seconds + 240)  # noqa: B023
+        wait_for(program.has_ended, "the program ends", seconds=seconds + 240)
         program.reader.join(20)
         assert program.said == f"verified {MIB * 256} pages", (program.said, program.complaints())
         stats = json.loads(program.stats.read_text())

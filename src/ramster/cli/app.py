@@ -118,6 +118,20 @@ def status(
     verb.main(node, config, as_json=as_json)
 
 
+@app.command("set")
+def set_(
+    key: Annotated[str | None, typer.Argument(help="remotify, codec, remote-codec, durability, offer or log.")] = None,
+    value: Annotated[str | None, typer.Argument(help="on, zstd, copies=2, 8G, debug, ...")] = None,
+    node: Annotated[str | None, typer.Option(help="The node's admin socket.")] = None,
+    config: Annotated[str | None, typer.Option(help="The node's file, which names its socket.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Change what the local node and its clients do, until the node ends; without KEY, show what was changed."""
+    from ramster.cli import knobs as verb
+
+    verb.main(key, value, node, config, as_json=as_json)
+
+
 @app.command()
 def doctor(as_json: JSON = False) -> None:
     """Say what this machine allows, what is missing, and the command that grants it."""

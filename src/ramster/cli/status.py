@@ -14,18 +14,23 @@ DEADLINE_MS = 3000
 
 def main(node: str | None, config: str | None, *, as_json: bool) -> None:
     """Raises ConfigError for a bad file, StartError when no node answers."""
-    path = socket_path(node, config)
-    try:
-        status = lines.ask(path, {"type": "status"}, deadline_ms=DEADLINE_MS)
-    except OSError as error:
-        why = "did not answer in time" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
-        cure = "start one with: ramster node --config FILE, or name its socket with --node"
-        raise StartError(f"no node at {path} ({why}); {cure}") from None
+    status = ask_node(node, config, {"type": "status"})
     status.pop("type", None)
     if as_json:
         print(json.dumps(status, indent=2))
     else:
         _show(status)
+
+
+def ask_node(node: str | None, config: str | None, question: dict[str, Any]) -> dict[str, Any]:
+    """What the node that the flags mean answers. Raises StartError when there is none."""
+    path = socket_path(node, config)
+    try:
+        return lines.ask(path, question, deadline_ms=DEADLINE_MS)
+    except OSError as error:
+        why = "did not answer in time" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
+        cure = "start one with: ramster node --config FILE, or name its socket with --node"
+        raise StartError(f"no node at {path} ({why}); {cure}") from None
 
 
 def socket_path(node: str | None, config: str | None) -> str:

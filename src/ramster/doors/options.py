@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ramster.config import addresses, machine, places, sizes
+from ramster.config import addresses, durability, machine, places, sizes
 from ramster.errors import ConfigError
 from ramster.policy import split
 
@@ -91,16 +91,12 @@ def _peers(text: str, of: str) -> list[dict[str, Any]]:
 
 
 def _durability(wishes: Wishes) -> str | dict[str, int]:
-    """As the engine reads it: a word, or `{"copies": K}`."""
-    text, of = wishes.durability or "auto", wishes.prefix + "durability"
-    if text in ("auto", "none", "disk"):
-        if text == "disk" and wishes.spill is None:
-            raise ConfigError(f"{of}: disk needs a directory; name it with {wishes.prefix}spill")
-        return text
-    word, _, count = text.partition("=")
-    if word == "copies" and count in ("1", "2", "3"):
-        return {"copies": int(count)}
-    raise ConfigError(f"{of}: {text!r} is not known; write auto, none, disk, or copies=1 to copies=3")
+    """As the engine reads it."""
+    of = wishes.prefix + "durability"
+    found = durability.parse(wishes.durability or "auto", of=of)
+    if found == "disk" and wishes.spill is None:
+        raise ConfigError(f"{of}: disk needs a directory; name it with {wishes.prefix}spill")
+    return found
 
 
 def _directory(path: str, of: str) -> str:

@@ -19,7 +19,7 @@ from ramster.errors import ConfigError, RamsterError, RefusedError, StartError
 from ramster.node import callers, clients, drain
 from ramster.node.cluster_side import ClusterSide
 from ramster.node.standing import Standing
-from ramster.policy import directives
+from ramster.policy import directives, knobs
 from ramster.transport import lines
 
 log = logging.getLogger("ramster.node")
@@ -43,6 +43,7 @@ class Node:
         for peer in self.side.peers if self.side else ():
             self.standing.learn(peer.node, peer.listen)
         self._path = found.path
+        self.knobs = knobs.Knobs()
         self._clients: dict[clients.Client, asyncio.StreamWriter] = {}
         self._stop = asyncio.Event()
 
@@ -105,6 +106,7 @@ class Node:
             "type": "status",
             "nodes": self.standing.nodes(self.server),
             "quorum": self.standing.membership.quorum().as_dict(),
+            "settings": self.knobs.as_dict(),
             "clients": [client.as_dict() for client in self._clients],
             "owners": self.server.stats()["clients"],
         }
@@ -143,6 +145,9 @@ class Node:
             if first.get("type") == "status":
                 await _send(writer, self.status())
                 return
+            if first.get("type") == "set":
+                await _send(writer, await self._set(first))
+                return
             await self._serve_client(clients.register(first), reader, writer)
         except RefusedError as error:
             log.warning("admin socket: link closed: %s", error)
@@ -162,7 +167,7 @@ class Node:
         try:
             peers, quorum = self.standing.peers()
             directive = directives.greet(client.pid, peers=len(peers), quorum=quorum.held)
-            await _send(writer, clients.view(peers, directive, credentials, silent=self.standing.silent()))
+            await _send(writer, self._view(peers, directive, credentials))
             while (message := await lines.receive(reader)) is not None:
                 if message.get("type") == "stats":
                     client.hear(message)
@@ -189,6 +194,29 @@ class Node:
             await self._direct(found, peers, held=held)
             await self.standing.news(ROUND_MS)
 
+    async def _set(self, message: dict[str, Any]) -> dict[str, Any]:
+        """What `ramster set` asks for: all clients hear of it at once."""
+        key, value = str(message.get("key")), str(message.get("value"))
+        try:
+            self.knobs = knobs.turn(self.knobs, key, value, ram_bytes=machine.memory().ram_bytes)
+        except RamsterError as error:
+            return {"type": "refused", "reason": str(error)}
+        log.info("set: %s = %s", key, value)
+        if self.knobs.log is not None:
+            logging.getLogger("ramster").setLevel(self.knobs.log.upper())
+        if self.knobs.offer_bytes is not None:
+            self.standing.lend_at_most(self.knobs.offer_bytes)
+        peers, quorum = self.standing.peers()
+        greeting = {pid: directives.greet(pid, peers=len(peers), quorum=quorum.held) for pid in self._pids()}
+        await self._direct(greeting, peers, held=quorum.held)
+        return {"type": "set", "settings": self.knobs.as_dict()}
+
+    def _view(
+        self, peers: list[dict[str, Any]], directive: directives.Directive, credentials: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        message = clients.view(peers, directive, credentials, silent=self.standing.silent())
+        return {**message, "directives": self.knobs.directives(message["directives"])}
+
     def _pids(self) -> list[int]:
         return [client.pid for client in self._clients]
 
@@ -205,7 +233,7 @@ class Node:
                 log.info("client %d: resident limit %s: %s", client.pid,
                          "its own" if released else f"{directive.resident_bytes >> 20} MiB", directive.reason)  # fmt: skip
             try:
-                await _send(writer, clients.view(peers, directive, credentials, silent=self.standing.silent()))
+                await _send(writer, self._view(peers, directive, credentials))
             except (OSError, TimeoutError):
                 writer.close()
 

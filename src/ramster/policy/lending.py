@@ -1,6 +1,7 @@
-"""What a node offers from what its machine does not need. Down at once, up slowly, and never below what it already holds.
+"""What a node offers from what its machine does not need. Down at once, up slowly; below what it holds only while the machine
+is short of memory, which recalls the difference.
 
-Not: recall, which an offer below what is held would begin; or how the figures are read (`config.machine`).
+Not: how the figures are read (`config.machine`), or how pages leave, which is the owners'.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 
 # Below this share of its RAM the kernel reclaims on its own; what would be lent beyond it is not spare.
 RESERVE_PERCENT = 5
+# Times what the machine is short of that is recalled, each round: pages must leave faster than its own programs grow, and owners
+# take a round or two to come for them. Three times would empty a node for every small dip.
+RECALL_FACTOR = 2
 # Percent of the last ten seconds in which some task waited for memory. Idle machines have 0.0, one that writes back files
 # for a moment 1 to 2; at 5 every twentieth moment of its own programs is lost, which is no machine that lends.
 PRESSURE_PERCENT = 5.0
@@ -50,18 +54,16 @@ def begin(limit_bytes: int, now_ms: int) -> Lending:
 
 
 def decide(before: Lending, seen: LendingSnapshot, *, limit_bytes: int, now_ms: int) -> Lending:
-    """The next offer. Never more than `limit_bytes`, and less than what is held only where the limit is."""
+    """The next offer. Never more than `limit_bytes`; less than what is held where the limit is, or the machine is short."""
     reserve_bytes = seen.total_bytes * RESERVE_PERCENT // 100
     spare_bytes = seen.room_bytes - reserve_bytes
-    floor_bytes = min(seen.used_bytes, limit_bytes)
+    short_bytes = max(-spare_bytes, 0)
+    floor_bytes = min(max(seen.used_bytes - RECALL_FACTOR * short_bytes, 0), limit_bytes)
     target_bytes = max(min(seen.used_bytes + max(spare_bytes, 0), limit_bytes), floor_bytes)
     step_bytes = limit_bytes // STEP_FRACTION
-    if seen.pressure_percent >= PRESSURE_PERCENT:
-        offer_bytes = min(before.offer_bytes, floor_bytes)
-        reason = (
-            f"programs of this machine wait for memory {seen.pressure_percent:.0f} % of the time: nothing more is lent"
-        )
-        return Lending(offer_bytes, now_ms, now_ms, reason)
+    squeezed = _squeezed(seen, short_bytes)
+    if squeezed is not None:
+        return Lending(min(before.offer_bytes, floor_bytes), now_ms, now_ms, squeezed)
     if target_bytes < before.offer_bytes:
         if before.offer_bytes - target_bytes <= step_bytes and target_bytes > floor_bytes:
             return Lending(before.offer_bytes, before.calm_since_ms, now_ms, before.reason)
@@ -82,3 +84,14 @@ def decide(before: Lending, seen: LendingSnapshot, *, limit_bytes: int, now_ms: 
         now_ms,
         "the machine has room" if full else "the machine has room again: growing",
     )
+
+
+def _squeezed(seen: LendingSnapshot, short_bytes: int) -> str | None:
+    """Why nothing more is lent, if so."""
+    if short_bytes > 0 and seen.used_bytes > 0:
+        return f"the machine is {short_bytes >> 20} MiB short of its reserve: recalls what it lends"
+    if seen.pressure_percent >= PRESSURE_PERCENT:
+        return (
+            f"programs of this machine wait for memory {seen.pressure_percent:.0f} % of the time: nothing more is lent"
+        )
+    return None

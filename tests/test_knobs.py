@@ -1,0 +1,106 @@
+"""`ramster set`: what an operator may change at run time, and that running programs and holders obey at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from conftest import RAMSTER, NodeUnderTest, ramster, wait_for
+from ramster.errors import ConfigError
+from ramster.policy.knobs import Knobs, turn
+
+# Keeps 64 MiB that do not compress, and touches them in turn until its input ends.
+CHURN = """
+import random, select, sys
+blocks = [bytearray(random.randbytes(65536)) for _ in range(1000)]
+print("ready", flush=True)
+turn = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    block = blocks[turn % 1000]
+    block[0] = (block[0] + 1) % 256
+    block[40000] = block[0]
+    turn += 1
+"""
+
+
+def set_(node: NodeUnderTest, key: str, value: str) -> subprocess.CompletedProcess[bytes]:
+    return ramster("set", key, value, "--node", str(node.socket))
+
+
+def test_each_key_takes_its_values_and_says_what_others_should_be() -> None:
+    knobs = Knobs()
+    for key, value in [
+        ("remotify", "off"), ("codec", "zstd"), ("remote-codec", "lz4"), ("durability", "copies=2"), ("offer", "1G"),
+        ("log", "debug"),
+    ]:  # fmt: skip
+        knobs = turn(knobs, key, value, ram_bytes=1 << 30)
+    assert list(knobs.as_dict().values()) == ["off", "zstd", "lz4", "copies=2", "1 GiB", "debug"]
+    assert knobs.directives({"remotify": True, "resident_bytes": 5}) == {
+        "remotify": False, "resident_bytes": 5, "codec": "zstd", "remote_codec": "lz4", "durability": {"copies": 2},
+    }  # fmt: skip
+    for key, value, words in [
+        ("remotify", "maybe", "write on or off"),
+        ("codec", "lzo", "write lz4 or zstd"),
+        ("durability", "copies=9", "copies=1 to copies=3"),
+        ("offer", "much", "offer"),
+        ("remotifi", "on", "did you mean remotify"),
+        ("x", "y", "known are remotify"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            turn(knobs, key, value, ram_bytes=1 << 30)
+
+
+def test_what_policy_forbids_an_operator_does_not_allow() -> None:
+    assert Knobs().directives({"remotify": False}) == {"remotify": False}
+
+
+def test_a_bad_key_is_one_line_and_what_was_set_is_shown(start_node: Callable[..., NodeUnderTest]) -> None:
+    node = start_node()
+    answer = set_(node, "remotifi", "on")
+    assert (answer.returncode, answer.stdout, answer.stderr.count(b"\n")) == (2, b"", 1)
+    assert b"did you mean remotify?" in answer.stderr
+    assert ramster("set", "codec", "--node", str(node.socket)).returncode == 2
+    answer = set_(node, "remote-codec", "zstd")
+    assert (answer.returncode, answer.stdout) == (0, b"remote-codec = zstd\n")
+    shown = json.loads(ramster("set", "--json", "--node", str(node.socket)).stdout)
+    assert shown == {
+        "remotify": "on", "codec": "-", "remote-codec": "zstd", "durability": "-", "offer": "-", "log": "-",
+    }  # fmt: skip
+
+
+def test_running_programs_and_holders_obey_at_once(start_node: Callable[..., NodeUnderTest]) -> None:
+    holder = start_node(2, offer="256M")
+    home = start_node(1, peers={2: holder.address})
+    process = subprocess.Popen(
+        [*RAMSTER, "run", "--local", "16M", "--node", str(home.socket), "--", sys.executable, "-c", CHURN],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+
+    def sent() -> int:
+        clients: list[dict[str, Any]] = home.status()["clients"]
+        return int(clients[0]["stats"].get("pages_remotified", 0)) if clients else 0
+
+    def rests() -> bool:
+        """Nothing was sent between two reports of the program that are a second apart."""
+        before = sent()
+        end = wait_for(lambda: home.status()["clients"][0]["stats"].get("faults", 0), "a report")
+        wait_for(lambda: home.status()["clients"][0]["stats"]["faults"] > end + 100, "the program goes on")
+        return sent() == before
+
+    wait_for(lambda: sent() > 1000, "pages on their way")
+    assert set_(home, "remotify", "off").returncode == 0
+    wait_for(rests, "nothing more is sent")
+    assert set_(home, "remotify", "on").returncode == 0
+    before = sent()
+    wait_for(lambda: sent() > before + 1000, "pages on their way again")
+    assert set_(holder, "offer", "0").returncode == 0
+    wait_for(lambda: holder.status()["nodes"][0]["foreign_bytes"] == 0, "the holder empty", seconds=60)
+    process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
