@@ -101,7 +101,8 @@ class Static:
         self.view.settle(now_ms)
         for record in self.view.records.values():
             if record.state != State.DOWN and now_ms >= self._death_ms(record):
-                self.view.event(record.id, Event.SILENT, f"silent for {self.timing.death_ms} ms", now_ms)
+                why = f" ({record.reason})" if record.reason else ""
+                self.view.event(record.id, Event.SILENT, f"silent for {self.timing.death_ms} ms{why}", now_ms)
 
     def due(self, now_ms: int) -> list[Ask]:
         """The questions to ask now. Each counts as unanswered until its outcome is told, or for `death_ms`."""
