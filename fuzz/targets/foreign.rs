@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use ramster_core::foreign::Foreign;
 use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId};
-use ramster_core::page::Digest;
+use ramster_core::seal::Tag;
 use ramster_core::store::HeapSlabs;
 use ramster_core::wire::message::Blob;
 
@@ -32,10 +32,11 @@ fuzz_target!(|steps: Vec<[u8; 5]>| {
         }
         let at = usize::from(who) % seats.len();
         let (seat, handle, version) = (seats[at], handle(place), u32::from(version % 8));
+        assert!(foreign.recall_bytes(seat) <= foreign.used_bytes());
         match verb % 16 {
             1..=5 => {
                 let bytes = vec![verb; usize::from(more) * 16];
-                foreign.put(seat, &handle, version, &Blob { kind: verb, digest: Digest(1), bytes: &bytes });
+                foreign.put(seat, &handle, version, &Blob { kind: verb, tag: Tag([1; 16]), bytes: &bytes });
             }
             6 | 7 => drop(foreign.get(seat, &handle, version)),
             8 => drop(foreign.flush(seat, &handle, version)),
