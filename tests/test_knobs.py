@@ -14,7 +14,7 @@ from conftest import RAMSTER, NodeUnderTest, ramster, wait_for
 from ramster.errors import ConfigError
 from ramster.policy.knobs import Knobs, turn
 
-# Keeps 64 MiB that do not compress, and touches them in turn until its input ends.
+# Keeps 64 MiB that do not compress, and writes to every page in turn until its input ends.
 CHURN = """
 import random, select, sys
 blocks = [bytearray(random.randbytes(65536)) for _ in range(1000)]
@@ -22,8 +22,8 @@ print("ready", flush=True)
 turn = 0
 while not select.select([sys.stdin], [], [], 0)[0]:
     block = blocks[turn % 1000]
-    block[0] = (block[0] + 1) % 256
-    block[40000] = block[0]
+    for at in range(0, 65536, 4096):
+        block[at] = (block[at] + 1) % 256
     turn += 1
 """
 

@@ -59,7 +59,7 @@ def turn(knobs: Knobs, key: str, value: str, *, ram_bytes: int) -> Knobs:
         "codec": lambda: replace(knobs, codec=_one_of(key, value, CODECS)),
         "remote-codec": lambda: replace(knobs, remote_codec=_one_of(key, value, CODECS)),
         "durability": lambda: replace(knobs, durability=value) if durability.parse(value, of=key) else knobs,
-        "offer": lambda: replace(knobs, offer_bytes=sizes.parse(value, of=key, ram_bytes=ram_bytes)),
+        "offer": lambda: replace(knobs, offer_bytes=_offer(value, ram_bytes)),
         "log": lambda: replace(knobs, log=_one_of(key, value, LEVELS)),
     }
     if key not in setters:
@@ -67,6 +67,11 @@ def turn(knobs: Knobs, key: str, value: str, *, ram_bytes: int) -> Knobs:
         cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(setters)}"
         raise ConfigError(f"set: unknown key {key!r}; {cure}")
     return setters[key]()
+
+
+def _offer(value: str, ram_bytes: int) -> int:
+    """0 lends nothing, and recalls what is lent."""
+    return 0 if value == "0" else sizes.parse(value, of="offer", ram_bytes=ram_bytes)
 
 
 def _one_of(key: str, value: str, words: tuple[str, ...]) -> str:
