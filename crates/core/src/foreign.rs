@@ -22,6 +22,9 @@ const COMPACT_BYTES: usize = 32 * 1024;
 /// Waste below this part of what the blobs take is left alone.
 const WASTE_PART: u64 = 8;
 
+/// Less over the offer is not recalled: pages that were on their way when the offer came down to what is held. Eight batches of one owner.
+const RECALL_LEAST_BYTES: u64 = 1 << 20;
+
 /// An owner's place, for one link. Stays harmless when the account has gone: everything then answers `Gone`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Seat {
@@ -362,6 +365,9 @@ impl<M: SlabMemory> Foreign<M> {
     pub fn recall_bytes(&self, seat: Seat) -> u64 {
         let bytes = self.account(seat).map_or(0, |account| account.bytes);
         let over = self.used_bytes.saturating_sub(self.offer_bytes);
+        if over < RECALL_LEAST_BYTES && self.offer_bytes > 0 {
+            return 0;
+        }
         // Shared pages are counted with each who sees them: the shares may add up to more than what is over.
         (u128::from(bytes) * u128::from(over)).div_ceil(u128::from(self.used_bytes.max(1))).min(u128::from(bytes)) as u64
     }
