@@ -18,7 +18,7 @@ TIMING = Timing()
 # After a heal: a question that was lost is given up, or the next one is due; of two that moved at once, one is first found by
 # a third, and then by way of it. A member that flapped is held besides. docs/membership.md states the same.
 RETURN_MS = 2 * (max(TIMING.ask_ms, TIMING.heartbeat_ms) + TIMING.heartbeat_ms)
-HISTORIES = 300
+HISTORIES = 100
 
 
 class Simulated:

@@ -56,7 +56,7 @@ def test_etcd(scenario: Callable[[contract.Cluster, random.Random], None], clust
 def test_etcd_a_random_history_ends_with_one_view(cluster: Registered) -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)
-    contract.a_random_history_ends_with_one_view(cluster, random.Random(seed), steps=8)
+    contract.a_random_history_ends_with_one_view(cluster, random.Random(seed), steps=5)
 
 
 def etcdctl(etcd: EtcdUnderTest, *arguments: str) -> str:
