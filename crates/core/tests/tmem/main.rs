@@ -1,5 +1,7 @@
-//! tmem's tests: `promises` are the histories we thought of, `model` the others.
+//! tmem's tests: `promises` and `copies` are the histories we thought of, `model` the others.
 
+mod bare;
+mod copies;
 mod model;
 mod promises;
 mod world;
