@@ -97,7 +97,8 @@ def test_without_quorum_a_node_lends_nothing_more_and_its_clients_send_nothing_u
             sent = [found["remote_bytes"] for found in second.status()["clients"]]
             assert sent == [0], "a client of a node without quorum has sent pages"
             own = second.status()["nodes"][0]
-            assert own["foreign_bytes"] >= kept
+            # The node drops nothing; the program itself may put a page anew, which the node no longer takes.
+            assert own["foreign_bytes"] > kept * 0.99
             shown = subprocess.run(
                 [*RAMSTER, "status", "--node", str(second.socket)], capture_output=True, text=True, timeout=20
             ).stdout
