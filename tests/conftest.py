@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ramster.transport import lines
+
+if TYPE_CHECKING:
+    from cluster_sides import Side
 
 RAMSTER = [sys.executable, "-m", "ramster"]
 # For one program on two cores that other tests may share; a hang is found by this, not a slow machine.
@@ -143,3 +146,21 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeUnderTest]]:
     for node in nodes:
         if node.process.poll() is None:
             node.kill()
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Iterator[Side]:
+    """The control port of a new cluster's first node."""
+    from cluster_sides import Side, make_cluster
+
+    make_cluster(tmp_path / "one")
+    found = Side(tmp_path / "one")
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """An empty directory for the test's own keys."""
+    (tmp_path / "own").mkdir()
+    return tmp_path / "own"

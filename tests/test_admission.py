@@ -6,7 +6,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,22 +27,6 @@ from conftest import wait_for
 from ramster.cluster.static import NODES_MAX
 from ramster.security import authority, credentials
 from ramster.transport import lines
-
-
-@pytest.fixture
-def side(tmp_path: Path) -> Iterator[Side]:
-    """The control port of a new cluster's first node."""
-    make_cluster(tmp_path / "one")
-    found = Side(tmp_path / "one")
-    yield found
-    found.stop()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """An empty directory for the test's own keys."""
-    (tmp_path / "own").mkdir()
-    return tmp_path / "own"
 
 
 def test_a_node_introduces_itself_and_is_kept_over_a_restart(side: Side, own: Path) -> None:

@@ -10,7 +10,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,6 @@ from ramster.node import control, limits
 from ramster.security import authority, credentials, files
 from ramster.transport import control as asking
 from ramster.transport import lines
-
-
-@pytest.fixture
-def side(tmp_path: Path) -> Iterator[Side]:
-    """The control port of a new cluster's first node."""
-    make_cluster(tmp_path / "one")
-    found = Side(tmp_path / "one")
-    yield found
-    found.stop()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """An empty directory for the test's own keys."""
-    (tmp_path / "own").mkdir()
-    return tmp_path / "own"
 
 
 def is_served(side: Side) -> bool:

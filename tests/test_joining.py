@@ -8,7 +8,6 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,6 @@ from cluster_sides import Side, free_ports, make_cluster, make_token
 from conftest import RAMSTER, need, ramster
 from ramster.security import authority, credentials, files
 from ramster.transport import lines
-
-
-@pytest.fixture
-def side(tmp_path: Path) -> Iterator[Side]:
-    make_cluster(tmp_path / "one")
-    found = Side(tmp_path / "one")
-    yield found
-    found.stop()
 
 
 def join(token: str, address: str, folder: Path, *flags: str, **options: Any) -> subprocess.CompletedProcess[bytes]:

@@ -88,17 +88,19 @@ def test_without_quorum_a_node_lends_nothing_more_and_its_clients_send_nothing_u
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"ready\n"
-        kept = wait_for(lambda: second.status()["nodes"][0]["foreign_bytes"], "foreign pages")
+        wait_for(lambda: second.status()["nodes"][0]["foreign_bytes"], "foreign pages")
         first.kill()
         wait_for(lambda: not held(second), "quorum is lost")
         wait_for(lambda: second.status()["nodes"][0]["offered_bytes"] < 256 << 20, "the offer is gone")
+        # Not before: on its way to sleep the program still writes to pages of its own, which then are no longer here.
+        kept = second.status()["nodes"][0]["foreign_bytes"]
+        assert kept > 0
         with client(second):
             time.sleep(1)
             sent = [found["remote_bytes"] for found in second.status()["clients"]]
             assert sent == [0], "a client of a node without quorum has sent pages"
             own = second.status()["nodes"][0]
-            # The node drops nothing; the program itself may put a page anew, which the node no longer takes.
-            assert own["foreign_bytes"] > kept * 0.99
+            assert own["foreign_bytes"] >= kept
             shown = subprocess.run(
                 [*RAMSTER, "status", "--node", str(second.socket)], capture_output=True, text=True, timeout=20
             ).stdout

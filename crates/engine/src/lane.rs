@@ -330,10 +330,13 @@ impl Unpacker {
 
 /// A holder that did not answer just now is asked only if nobody else has the page.
 fn prefer(engine: &Engine, handle: &Handle, copy: Copy) -> Copy {
+    if !copy.others {
+        return copy;
+    }
     let now = now_ms();
     let mut holder = copy.holder;
     for _ in 1..COPIES_MAX {
-        if !copy.others || !engine.holders().is_slow(holder, now) {
+        if !engine.holders().is_slow(holder, now) {
             break;
         }
         holder = engine.with_tmem(|tmem| tmem.other_copy(handle, copy.version, holder)).unwrap_or(holder);
