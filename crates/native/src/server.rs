@@ -123,6 +123,9 @@ fn plain(stats: &ServerStats) -> serde_json::Value {
         "gets_hit": counts.gets_hit,
         "gets_miss": counts.gets_miss + counts.gets_gone + counts.gets_stale,
         "pages_flushed": counts.pages_flushed,
+        "pages_dropped": counts.pages_dropped,
+        "accounts_returned": counts.accounts_returned,
+        "accounts_expired": counts.accounts_expired,
         "shares": counts.shares,
         "clients": clients,
     })
