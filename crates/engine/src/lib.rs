@@ -10,6 +10,7 @@ mod engine;
 mod fetches;
 mod fork;
 mod holders;
+mod homeward;
 mod identity;
 mod lane;
 mod limits;

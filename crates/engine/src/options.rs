@@ -211,6 +211,8 @@ pub struct Directives {
     pub store_bytes: Option<u64>,
     /// False: nothing more is sent to peers (the spill file is not affected).
     pub remotify: Option<bool>,
+    /// Pages come home by themselves while there is room for them here.
+    pub repatriate: Option<bool>,
     pub codec: Option<CodecName>,
     pub remote_codec: Option<CodecName>,
     /// For what is sent from now on.
