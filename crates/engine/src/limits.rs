@@ -22,6 +22,9 @@ pub(crate) struct Limits {
     pub(crate) pages_away: AtomicU64,
     pub(crate) flushes_waiting: AtomicU64,
     pub(crate) remotify: AtomicBool,
+    /// The same for pages of persistent pools alone (the pager has no others), and for those of ephemeral ones.
+    pub(crate) remotify_persistent: AtomicBool,
+    pub(crate) remotify_ephemeral: AtomicBool,
     pub(crate) codec: AtomicU64,
     pub(crate) remote_codec: AtomicU64,
     pub(crate) durability: AtomicU64,
@@ -35,6 +38,13 @@ pub(crate) struct Limits {
     pub(crate) room: Bell,
 }
 
+/// Pages of which kinds of pools.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Kinds {
+    pub(crate) persistent: bool,
+    pub(crate) ephemeral: bool,
+}
+
 impl Limits {
     pub(crate) fn new(options: &Options, hard: bool) -> Self {
         Limits {
@@ -46,6 +56,8 @@ impl Limits {
             pages_away: AtomicU64::new(0),
             flushes_waiting: AtomicU64::new(0),
             remotify: AtomicBool::new(true),
+            remotify_persistent: AtomicBool::new(true),
+            remotify_ephemeral: AtomicBool::new(true),
             codec: AtomicU64::new(options.codec as u64),
             remote_codec: AtomicU64::new(options.remote_codec.map_or(u64::MAX, |codec| codec as u64)),
             durability: AtomicU64::new(options.durability.to_number()),
@@ -74,6 +86,15 @@ impl Limits {
     pub(crate) fn soft_limit_bytes(&self) -> u64 {
         let limit = self.store_limit_bytes();
         limit - limit / SLACK_SHARE
+    }
+
+    /// What peers may be sent.
+    pub(crate) fn kinds_for_peers(&self) -> Kinds {
+        let any = self.remotify.load(Relaxed);
+        Kinds {
+            persistent: any && self.remotify_persistent.load(Relaxed),
+            ephemeral: any && self.remotify_ephemeral.load(Relaxed),
+        }
     }
 
     pub(crate) fn is_stuck(&self, now_ms: u64) -> bool {
