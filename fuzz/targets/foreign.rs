@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ramster_core::foreign::Foreign;
-use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId};
+use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId, PoolKind};
 use ramster_core::seal::Tag;
 use ramster_core::store::HeapSlabs;
 use ramster_core::wire::message::Blob;
@@ -36,7 +36,8 @@ fuzz_target!(|steps: Vec<[u8; 5]>| {
         match verb % 16 {
             1..=5 => {
                 let bytes = vec![verb; usize::from(more) * 16];
-                foreign.put(seat, &handle, version, &Blob { kind: verb, tag: Tag([1; 16]), bytes: &bytes });
+                let pool = if verb == 1 { PoolKind::Ephemeral } else { PoolKind::Persistent };
+                foreign.put(seat, pool, &handle, version, &Blob { kind: verb, tag: Tag([1; 16]), bytes: &bytes });
             }
             6 | 7 => drop(foreign.get(seat, &handle, version)),
             8 => drop(foreign.flush(seat, &handle, version)),
@@ -45,14 +46,20 @@ fuzz_target!(|steps: Vec<[u8; 5]>| {
             11 => drop(foreign.destroy_pool(seat, handle.pool)),
             12 | 13 => drop(foreign.share(seat, &owner(more, place))),
             14 => drop(foreign.goodbye(seat)),
-            15 => foreign.leave(seats.swap_remove(at)),
+            15 => foreign.leave(seats.swap_remove(at), u64::from(more)),
+            _ if more % 4 == 0 => foreign.expire(u64::from(place)),
+            _ if more % 4 == 1 => {
+                foreign.set_offer(u64::from(place) * 300);
+                foreign.shed(usize::from(more));
+            }
             _ => drop(foreign.reap(usize::from(more) + 1)),
         }
         foreign.check().expect("counted right");
     }
     for seat in seats {
-        foreign.leave(seat);
+        foreign.leave(seat, 300);
     }
+    foreign.expire(300);
     while foreign.reap(3) {}
     assert_eq!(foreign.used_bytes(), 0);
     assert!(foreign.clients().is_empty());

@@ -1,17 +1,22 @@
-//! Step 9: other owners' pages, kept under an offer. Covers accounts, versions, flushes, sharing with a forked child and giving everything back;
-//! not where the bytes lie (`foreign/blobs`), and not what is in them: a blob is opaque here.
+//! Step 9: other owners' pages, kept under an offer. Covers versions, flushes, dropping what is ephemeral, sharing with a forked child and giving everything
+//! back; not whose they are and for how long (`foreign/accounts`), not where the bytes lie (`foreign/blobs`), and not what is in them: a blob is opaque here.
 //!
-//! An owner is the only writer of its pages. An account lasts while the owner has a link; with the last one, or at goodbye, its pages go.
+//! An owner is the only writer of its pages. At goodbye they go at once; when its last link broke, after a grace time, in which it may come back to them.
 
+mod accounts;
 mod blobs;
+mod droppable;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::handle::{Handle, ObjectId, OwnerId, PoolId, Version};
+use crate::handle::{Handle, ObjectId, OwnerId, PoolId, PoolKind, Version};
 use crate::store::SlabMemory;
 use crate::wire::message::{Blob, DoneStatus, PutStatus};
+use accounts::{Account, Accounts};
+pub use accounts::{OlderIncarnation, Seat};
 use blobs::{BLOB_BYTES, BlobRef, Blobs};
+use droppable::{Droppable, Dropped};
 
 /// What the index costs for a page: an entry in a B-tree node that is two thirds full.
 const ENTRY_BYTES: u64 = 24;
@@ -25,19 +30,8 @@ const WASTE_PART: u64 = 8;
 /// Less over the offer is not recalled: pages that were on their way when the offer came down to what is held. Eight batches of one owner.
 const RECALL_LEAST_BYTES: u64 = 1 << 20;
 
-/// An owner's place, for one link. Stays harmless when the account has gone: everything then answers `Gone`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Seat {
-    slot: u32,
-    account: u64,
-}
-
-impl Seat {
-    /// Names the owner's stay here; never given twice.
-    pub fn account(&self) -> u64 {
-        self.account
-    }
-}
+/// Ephemeral pages dropped to make room for one page. Room in pieces that do not join is given up after so many.
+const DROPS: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Held<'a> {
@@ -46,10 +40,6 @@ pub enum Held<'a> {
     Gone,
     Stale,
 }
-
-/// A later incarnation of this client has an account here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OlderIncarnation;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClientCount {
@@ -71,16 +61,23 @@ pub struct ForeignCounts {
     pub gets_gone: u64,
     pub gets_stale: u64,
     pub pages_flushed: u64,
+    /// Ephemeral ones, when room was needed.
+    pub pages_dropped: u64,
     pub shares: u64,
     pub shares_refused: u64,
     pub accounts_superseded: u64,
     pub accounts_refused_older: u64,
+    /// Owners that came back within the grace time.
+    pub accounts_returned: u64,
+    /// Owners that did not.
+    pub accounts_expired: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Entry {
     version: Version,
     blob: BlobRef,
+    kind: PoolKind,
 }
 
 /// The pages of one object, and the sum of their blobs' lengths.
@@ -92,26 +89,13 @@ struct Pages {
 
 type Key = (PoolId, ObjectId);
 
-struct Account {
-    serial: u64,
-    owner: OwnerId,
-    links: u32,
-    pages: u64,
-    bytes: u64,
-    /// Shared between a parent and a forked child until one of them changes the object.
-    objects: BTreeMap<Key, Arc<Pages>>,
-}
-
 pub struct Foreign<M> {
     offer_bytes: u64,
     /// The sum of all that is kept, with what it takes to find it.
     used_bytes: u64,
-    accounts: Vec<Option<Account>>,
-    vacant: Vec<u32>,
-    /// The account of a client, whatever its incarnation: there is never more than one.
-    by_client: HashMap<(u64, u128), u32>,
-    last_serial: u64,
+    accounts: Accounts,
     blobs: Blobs<M>,
+    droppable: Droppable,
     /// Objects nobody sees any more, freed a slice at a time so that a big goodbye stops nobody.
     dying: Vec<Pages>,
     pub counts: ForeignCounts,
@@ -131,11 +115,9 @@ impl<M: SlabMemory> Foreign<M> {
         Foreign {
             offer_bytes,
             used_bytes: 0,
-            accounts: Vec::new(),
-            vacant: Vec::new(),
-            by_client: HashMap::new(),
-            last_serial: 0,
+            accounts: Accounts::default(),
             blobs: Blobs::new(memory),
+            droppable: Droppable::default(),
             dying: Vec::new(),
             counts: ForeignCounts::default(),
         }
@@ -143,53 +125,48 @@ impl<M: SlabMemory> Foreign<M> {
 
     /// A link of this owner opened. A later incarnation takes the place of an earlier one, whose pages go; an earlier one is refused.
     pub fn arrive(&mut self, owner: &OwnerId) -> Result<Seat, OlderIncarnation> {
-        let client = (owner.node, owner.client);
-        if let Some(slot) = self.by_client.get(&client).copied()
-            && let Some(account) = self.accounts[slot as usize].as_mut()
-        {
-            if account.owner.incarnation == owner.incarnation {
-                account.links += 1;
-                return Ok(Seat { slot, account: account.serial });
-            }
-            if account.owner.incarnation > owner.incarnation {
-                self.counts.accounts_refused_older += 1;
-                return Err(OlderIncarnation);
-            }
-            self.counts.accounts_superseded += 1;
-            self.close_account(slot);
-        }
-        let slot = self.vacant.pop().unwrap_or(self.accounts.len() as u32);
-        if slot as usize == self.accounts.len() {
-            self.accounts.push(None);
-        }
-        self.last_serial += 1;
-        let serial = self.last_serial;
-        self.accounts[slot as usize] =
-            Some(Account { serial, owner: *owner, links: 1, pages: 0, bytes: 0, objects: BTreeMap::new() });
-        self.by_client.insert(client, slot);
-        Ok(Seat { slot, account: serial })
+        let Ok(arrival) = self.accounts.arrive(owner) else {
+            self.counts.accounts_refused_older += 1;
+            return Err(OlderIncarnation);
+        };
+        self.counts.accounts_returned += u64::from(arrival.returned);
+        self.counts.accounts_superseded += u64::from(arrival.superseded.is_some());
+        self.bury(arrival.superseded);
+        Ok(arrival.seat)
     }
 
-    /// A link closed. With the owner's last one its pages go.
-    pub fn leave(&mut self, seat: Seat) {
-        if let Some(account) = self.account_mut(seat) {
-            account.links -= 1;
-            if account.links == 0 {
-                self.close_account(seat.slot);
-            }
+    /// A link closed. After the owner's last one its pages stay until `keep_until_ms`, by the clock that [`Foreign::expire`] is told.
+    pub fn leave(&mut self, seat: Seat, keep_until_ms: u64) {
+        let ended = self.accounts.leave(seat, keep_until_ms);
+        self.bury(ended);
+    }
+
+    /// Ends the accounts whose grace time is over.
+    pub fn expire(&mut self, now_ms: u64) {
+        while let Some(account) = self.accounts.expired(now_ms) {
+            self.counts.accounts_expired += 1;
+            self.counts.pages_flushed += account.pages;
+            self.bury(Some(account));
         }
+    }
+
+    /// When [`Foreign::expire`] has something to do. None: every owner has a link.
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        self.accounts.next_expiry_ms()
     }
 
     /// The owner leaves, whatever links it has. Returns how many pages it had.
     pub fn goodbye(&mut self, seat: Seat) -> Option<u64> {
         let pages = self.account(seat)?.pages;
-        self.close_account(seat.slot);
+        let ended = self.accounts.close(seat.slot);
+        self.bury(ended);
         self.counts.pages_flushed += pages;
         Some(pages)
     }
 
-    /// Unless it returns `Stored`, nothing is kept under this handle; `Stale` alone leaves the newer copy it found. The older copy goes first.
-    pub fn put(&mut self, seat: Seat, handle: &Handle, version: Version, blob: &Blob<'_>) -> PutStatus {
+    /// Unless it returns `Stored`, nothing is kept under this handle; `Stale` alone leaves the newer copy it found. The older copy goes first, and then
+    /// ephemeral pages of anybody, if there is no room without.
+    pub fn put(&mut self, seat: Seat, kind: PoolKind, handle: &Handle, version: Version, blob: &Blob<'_>) -> PutStatus {
         let Some(account) = self.account(seat) else {
             self.counts.puts_gone += 1;
             return PutStatus::Gone;
@@ -201,11 +178,18 @@ impl<M: SlabMemory> Foreign<M> {
         self.remove(seat, handle);
         let is_new_object = self.account(seat).is_some_and(|account| !account.objects.contains_key(&key(handle)));
         let index_bytes = BLOB_BYTES + ENTRY_BYTES + if is_new_object { OBJECT_BYTES } else { 0 };
-        let Some(kept) = self.keep(blob, index_bytes) else {
+        let mut kept = self.keep(blob, index_bytes);
+        for _ in 0..DROPS {
+            if kept.is_some() || !self.drop_oldest() {
+                break;
+            }
+            kept = self.keep(blob, index_bytes);
+        }
+        let Some(kept) = kept else {
             self.counts.puts_refused_full += 1;
             return PutStatus::RefusedFull;
         };
-        self.enter(seat, handle, Entry { version, blob: kept }, blob.bytes.len() as u64);
+        self.enter(seat, handle, Entry { version, blob: kept, kind }, blob.bytes.len() as u64);
         self.counts.puts_stored += 1;
         PutStatus::Stored
     }
@@ -228,14 +212,10 @@ impl<M: SlabMemory> Foreign<M> {
     }
 
     pub fn get(&mut self, seat: Seat, handle: &Handle, version: Version) -> Held<'_> {
-        let Some(account) = self.accounts.get(seat.slot as usize).and_then(Option::as_ref) else {
+        let Some(account) = self.accounts.get(seat) else {
             self.counts.gets_gone += 1;
             return Held::Gone;
         };
-        if account.serial != seat.account {
-            self.counts.gets_gone += 1;
-            return Held::Gone;
-        }
         match account.entry(handle) {
             None => {
                 self.counts.gets_miss += 1;
@@ -302,10 +282,8 @@ impl<M: SlabMemory> Foreign<M> {
         };
         let (node, pages, bytes) = (account.owner.node, account.pages, account.bytes);
         let objects = account.objects.clone();
-        let slot = self.by_client.get(&(child.node, child.client)).copied();
-        let seat = slot.and_then(|slot| self.accounts[slot as usize].as_mut());
-        match seat {
-            Some(seat) if seat.owner == *child && child.node == node && seat.pages == 0 && seat.serial != parent.account => {
+        match self.accounts.of(child) {
+            Some(seat) if child.node == node && seat.pages == 0 && seat.links > 0 && seat.serial != parent.account => {
                 (seat.objects, seat.pages, seat.bytes) = (objects, pages, bytes);
                 self.counts.shares += 1;
                 (DoneStatus::Done, pages)
@@ -339,9 +317,19 @@ impl<M: SlabMemory> Foreign<M> {
         wasted_bytes > self.blobs.resident_bytes() / WASTE_PART && self.blobs.compact(COMPACT_BYTES)
     }
 
-    /// Below what is used already, nothing more is taken; nothing is dropped.
+    /// Below what is used already, nothing more is taken; see [`Foreign::shed`].
     pub fn set_offer(&mut self, offer_bytes: u64) {
         self.offer_bytes = offer_bytes;
+    }
+
+    /// Drops up to `limit` ephemeral pages of what is held beyond the offer. False: nothing left to drop. Whoever lowers the offer calls this until then.
+    pub fn shed(&mut self, limit: usize) -> bool {
+        for _ in 0..limit {
+            if self.used_bytes <= self.offer_bytes || !self.drop_oldest() {
+                return false;
+            }
+        }
+        true
     }
 
     pub fn offer_bytes(&self) -> u64 {
@@ -374,13 +362,13 @@ impl<M: SlabMemory> Foreign<M> {
 
     pub fn clients(&self) -> Vec<ClientCount> {
         let count = |a: &Account| ClientCount { owner: a.owner, links: a.links, pages: a.pages, bytes: a.bytes };
-        self.accounts.iter().flatten().map(count).collect()
+        self.accounts.iter().map(count).collect()
     }
 
     /// Counts everything again. For tests: what was leaked or counted twice.
     pub fn check(&self) -> Result<(), String> {
         let mut seen = HashMap::new();
-        for account in self.accounts.iter().flatten() {
+        for account in self.accounts.iter() {
             let (mut count, mut bytes) = (0, 0);
             for pages in account.objects.values() {
                 seen.insert(Arc::as_ptr(pages), pages.as_ref());
@@ -405,17 +393,32 @@ impl<M: SlabMemory> Foreign<M> {
     }
 
     fn account(&self, seat: Seat) -> Option<&Account> {
-        self.accounts.get(seat.slot as usize)?.as_ref().filter(|account| account.serial == seat.account)
+        self.accounts.get(seat)
     }
 
-    fn account_mut(&mut self, seat: Seat) -> Option<&mut Account> {
-        self.accounts.get_mut(seat.slot as usize)?.as_mut().filter(|account| account.serial == seat.account)
+    /// The oldest ephemeral page goes. One that a forked child sees too stays: dropping it in one view would first copy the index of its whole object.
+    fn drop_oldest(&mut self) -> bool {
+        while let Some(oldest) = self.droppable.pop() {
+            if self.is_droppable(&oldest) {
+                self.remove(oldest.seat, &oldest.handle);
+                self.counts.pages_dropped += 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn is_droppable(&self, page: &Dropped) -> bool {
+        let pages = self.account(page.seat).and_then(|account| account.objects.get(&key(&page.handle)));
+        pages.filter(|pages| Arc::strong_count(pages) == 1).is_some_and(|pages| {
+            let entry = pages.entries.get(&page.handle.index);
+            entry.is_some_and(|entry| entry.version == page.version && entry.kind == PoolKind::Ephemeral)
+        })
     }
 
     /// The object's pages for writing. A view shared with a parent or child is copied first: that is the copy on write.
     fn own_pages(&mut self, seat: Seat, key: Key) -> Option<&mut Pages> {
-        let account = self.accounts.get_mut(seat.slot as usize)?.as_mut()?;
-        let pages = account.objects.get_mut(&key)?;
+        let pages = self.accounts.get_mut(seat)?.objects.get_mut(&key)?;
         if Arc::get_mut(pages).is_none() {
             let copy = Pages::clone(pages);
             for entry in copy.entries.values() {
@@ -429,7 +432,7 @@ impl<M: SlabMemory> Foreign<M> {
 
     fn enter(&mut self, seat: Seat, handle: &Handle, entry: Entry, bytes: u64) {
         let mut new_bytes = ENTRY_BYTES;
-        if let Some(account) = self.account_mut(seat) {
+        if let Some(account) = self.accounts.get_mut(seat) {
             account.pages += 1;
             account.bytes += bytes;
             account.objects.entry(key(handle)).or_insert_with(|| {
@@ -442,6 +445,14 @@ impl<M: SlabMemory> Foreign<M> {
             pages.entries.insert(handle.index, entry);
             pages.bytes += bytes;
         }
+        if entry.kind == PoolKind::Ephemeral {
+            if self.droppable.is_to_be_sorted() {
+                let mut droppable = std::mem::take(&mut self.droppable);
+                droppable.sort_out(|page| self.is_droppable(page));
+                self.droppable = droppable;
+            }
+            self.droppable.push(Dropped { seat, handle: *handle, version: entry.version });
+        }
     }
 
     fn remove(&mut self, seat: Seat, handle: &Handle) {
@@ -452,7 +463,7 @@ impl<M: SlabMemory> Foreign<M> {
         pages.bytes -= bytes;
         let is_last = pages.entries.is_empty();
         self.used_bytes -= ENTRY_BYTES + self.blobs.release(entry.blob);
-        if let Some(account) = self.account_mut(seat) {
+        if let Some(account) = self.accounts.get_mut(seat) {
             account.pages -= 1;
             account.bytes -= bytes;
             if is_last {
@@ -463,7 +474,7 @@ impl<M: SlabMemory> Foreign<M> {
     }
 
     fn remove_object(&mut self, seat: Seat, key: Key) -> u64 {
-        let Some(account) = self.accounts.get_mut(seat.slot as usize).and_then(Option::as_mut) else { return 0 };
+        let Some(account) = self.accounts.get_mut(seat) else { return 0 };
         let Some(pages) = account.objects.remove(&key) else { return 0 };
         let freed = pages.entries.len() as u64;
         account.pages -= freed;
@@ -472,18 +483,8 @@ impl<M: SlabMemory> Foreign<M> {
         freed
     }
 
-    fn close_account(&mut self, slot: u32) {
-        if let Some(account) = self.accounts[slot as usize].take() {
-            self.by_client.remove(&(account.owner.node, account.owner.client));
-            self.vacant.push(slot);
-            self.dying.extend(account.objects.into_values().filter_map(Arc::into_inner));
-        }
-    }
-}
-
-impl Account {
-    fn entry(&self, handle: &Handle) -> Option<Entry> {
-        self.objects.get(&key(handle))?.entries.get(&handle.index).copied()
+    fn bury(&mut self, ended: Option<Account>) {
+        self.dying.extend(ended.into_iter().flat_map(|account| account.objects.into_values()).filter_map(Arc::into_inner));
     }
 }
 

@@ -2,7 +2,7 @@
 //! is the fuzz targets' small deterministic sister, for machines without nightly.
 
 use proptest::prelude::*;
-use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId};
+use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId, PoolKind};
 use ramster_core::seal::Tag;
 use ramster_core::wire::buffer::{INBOX_LIMIT_BYTES, Inbox};
 use ramster_core::wire::error::{LocalProtocolError, RemoteProtocolError};
@@ -60,7 +60,7 @@ proptest! {
             })
             .collect();
         let mut out = Vec::new();
-        encode::put(&mut out, request, &puts).expect("put");
+        encode::put(&mut out, request, PoolKind::Persistent, &puts).expect("put");
         // The holder sends the blobs back untouched: put them through an answer too.
         let mut answers = Vec::new();
         let mut at = 0;
@@ -138,7 +138,7 @@ proptest! {
         kind in 1..=18u8, count in 0..300u16, first_index in 0..300u16, body in prop::collection::vec(any::<u8>(), 0..3000),
     ) {
         let kind = Kind::from_byte(kind).expect("kind");
-        let header = Header { kind, request: 1, length_bytes: body.len() as u32, count, first_index };
+        let header = Header { kind, request: 1, length_bytes: body.len() as u32, count, first_index, ephemeral: false };
         if let Ok(header) = Header::decode(&header.encode())
             && let Ok(message) = Message::decode(&header, &body)
         {
@@ -167,9 +167,9 @@ fn what_may_not_be_sent_is_not_written() {
     let owner = OwnerId { node: 1, client: 2, incarnation: 3 };
     let hello = Hello { owner, role: Role::Get, lowest_version: 1, highest_version: 1, auth_scheme: 0, auth: &[0; 1025] };
     let mut out = Vec::new();
-    assert_eq!(encode::put(&mut out, 1, &[]), Err(LocalProtocolError::NoPages));
-    assert_eq!(encode::put(&mut out, 1, &[page(&[]); 257]), Err(LocalProtocolError::TooManyPages));
-    assert_eq!(encode::put(&mut out, 1, &[page(&[]), page(&long)]), Err(LocalProtocolError::BlobTooLong));
+    assert_eq!(encode::put(&mut out, 1, PoolKind::Persistent, &[]), Err(LocalProtocolError::NoPages));
+    assert_eq!(encode::put(&mut out, 1, PoolKind::Persistent, &[page(&[]); 257]), Err(LocalProtocolError::TooManyPages));
+    assert_eq!(encode::put(&mut out, 1, PoolKind::Persistent, &[page(&[]), page(&long)]), Err(LocalProtocolError::BlobTooLong));
     assert_eq!(encode::get(&mut out, 1, &[(handle, 1); 257]), Err(LocalProtocolError::TooManyPages));
     assert_eq!(encode::hello(&mut out, &hello), Err(LocalProtocolError::AuthTooLong));
     assert!(out.is_empty());
@@ -194,7 +194,7 @@ fn mangled_frames_in_pieces_never_panic_and_never_pass_the_memory_limit() {
     let puts: Vec<_> = handles.iter().map(|(handle, version)| PutPage { handle: *handle, version: *version, blob }).collect();
     let mut good = Vec::new();
     encode::get(&mut good, 1, &handles).expect("get");
-    encode::put(&mut good, 2, &puts).expect("put");
+    encode::put(&mut good, 2, PoolKind::Persistent, &puts).expect("put");
     encode::flush_range(&mut good, 3, &handles[0].0, 5);
     encode::share(&mut good, 4, &OwnerId { node: 1, client: 2, incarnation: 3 });
     let mut reasons = std::collections::HashSet::new();

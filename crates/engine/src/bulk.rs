@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use ramster_core::handle::{Handle, HolderId, Version};
+use ramster_core::handle::{Handle, HolderId, PoolKind, Version};
 use ramster_core::seal::Tag;
 use ramster_core::tmem::{Flush, FlushOrder};
 use ramster_core::wire::MAX_PAGES;
@@ -113,10 +113,10 @@ impl Bulk {
     }
 
     /// `rebuilds` says that these are further copies of remote pages. False: nothing was sent and the pages are the caller's to take back.
-    pub fn send_batch(&mut self, pages: &[PutPage<'_>], rebuilds: bool, now_ms: u64) -> Result<bool, Trouble> {
+    pub fn send_batch(&mut self, pool: PoolKind, pages: &[PutPage<'_>], rebuilds: bool, now_ms: u64) -> Result<bool, Trouble> {
         self.last_request += 1;
         let request = self.last_request;
-        match self.link.send_put(request, pages) {
+        match self.link.send_put(request, pool, pages) {
             Ok(()) => {}
             Err(LinkError::Local(_)) => return Ok(false),
             Err(error) => return Err(Trouble::Broken(error)),

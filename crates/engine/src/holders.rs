@@ -46,6 +46,10 @@ pub struct Holder {
     pub account: Option<((u64, u64), u64)>,
     /// What it last said it has left. None: it has not been asked yet.
     pub free_bytes: Option<u64>,
+    /// Our stay there when it was given up for dead. Should it live after all, what it still holds is to go.
+    pub abandoned: Option<(u64, u64)>,
+    /// How many times it was given up for dead. Links from before are not to be used for new pages.
+    pub deaths: u64,
 }
 
 pub struct Holders {
@@ -69,6 +73,8 @@ impl Holder {
             full_until_ms: 0,
             account: None,
             free_bytes: None,
+            abandoned: None,
+            deaths: 0,
         }
     }
 }
@@ -173,13 +179,19 @@ impl Holders {
         self.update(holder, |entry| {
             entry.down_until_ms = now_ms + (RETRY_MS << entry.failures.min(RETRY_DOUBLINGS));
             entry.failures += 1;
+            entry.deaths += 1;
+            entry.abandoned = entry.account.map(|(account, _)| account).or(entry.abandoned);
             (entry.account, entry.silent_since_ms) = (None, None);
         });
     }
 
+    pub fn deaths(&self, holder: HolderId) -> u64 {
+        self.get(holder).map_or(0, |entry| entry.deaths)
+    }
+
     /// In a forked child, which is somebody else to them.
     pub fn forget_accounts(&self) {
-        self.list.lock().iter_mut().for_each(|holder| holder.account = None);
+        self.list.lock().iter_mut().for_each(|holder| (holder.account, holder.abandoned) = (None, None));
     }
 
     pub fn freeze(&self) {

@@ -21,6 +21,7 @@ mod placement;
 mod putter;
 mod random;
 mod rebuild;
+mod relink;
 mod remotifier;
 mod seals;
 mod snapshot;

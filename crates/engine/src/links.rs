@@ -18,13 +18,25 @@ use crate::holders::Holder;
 
 /// A holder in the same network answers in a millisecond, and other faults of the lane wait meanwhile.
 const CONNECT_MS: u64 = 1000;
-/// A holder that lets connects time out for this long counts as dead. A busy machine may starve a process for some seconds.
-const SILENCE_MS: u64 = 30_000;
+/// A holder that lets connects time out for this long counts as dead. A machine may be stopped for a minute and lose nothing; a fault that waits for it has
+/// its own deadline.
+const SILENCE_MS: u64 = 90_000;
+/// For a holder that has been given up to let go of what it still has.
+const FAREWELL_MS: u64 = 200;
 
 /// A link whose descriptor a forked child closes.
 pub struct OpenLink {
     link: Link,
     inherited: Arc<Inherited>,
+    /// Of its holder, when it was opened.
+    deaths: u64,
+}
+
+impl OpenLink {
+    /// Its holder was not given up for dead since it was opened.
+    pub fn is_current(&self, engine: &Engine, holder: HolderId) -> bool {
+        engine.holders().deaths(holder) == self.deaths
+    }
 }
 
 impl Deref for OpenLink {
@@ -72,7 +84,10 @@ pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, N
         Ok(link) => {
             let inherited = Arc::clone(engine.inherited());
             inherited.note(link.fd());
-            let link = OpenLink { link, inherited };
+            let link = OpenLink { link, inherited, deaths: entry.deaths };
+            if entry.abandoned == Some((link.holder().incarnation, link.holder().account)) {
+                return Err(part(link));
+            }
             compare_account(engine, holder, &link, ticket)?;
             Ok(link)
         }
@@ -80,10 +95,7 @@ pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, N
             Err(NoLink::NotNow)
         }
         Err(LinkError::Refused(RefuseReason::TooManyLinks)) => Err(NoLink::NotNow),
-        // Stopped, overloaded or out of reach, or it is others' certificates' turn: not at once the end of all its pages.
-        Err(error @ (LinkError::Deadline | LinkError::Tls(_) | LinkError::Refused(RefuseReason::Auth)))
-            if entry.silent_since_ms.is_none_or(|since_ms| now_ms() < since_ms + SILENCE_MS) =>
-        {
+        Err(error) if may_pass(&error) && entry.silent_since_ms.is_none_or(|since_ms| now_ms() < since_ms + SILENCE_MS) => {
             // Once, until a link to it was open: this is somebody else's standard error.
             if error != LinkError::Deadline && entry.silent_since_ms.is_none() && entry.failures == 0 {
                 say(format_args!("node {} at {}: {error}; trying again", entry.node, entry.address));
@@ -96,6 +108,17 @@ pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, N
             forget(engine, holder, &error.to_string());
             Err(NoLink::Died)
         }
+    }
+}
+
+/// Stopped, overloaded or out of reach, or it is others' certificates' turn: not at once the end of all its pages.
+fn may_pass(error: &LinkError) -> bool {
+    match error {
+        LinkError::Deadline | LinkError::Closed | LinkError::Tls(_) | LinkError::Refused(RefuseReason::Auth) => true,
+        LinkError::Io(errno) => {
+            matches!(*errno, Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::NETDOWN | Errno::HOSTDOWN)
+        }
+        _ => false,
     }
 }
 
@@ -118,7 +141,15 @@ pub fn adopt(engine: &Engine, holder: HolderId, link: Link) -> OpenLink {
     let account = (link.holder().incarnation, link.holder().account);
     let ticket = engine.next_ticket();
     engine.holders().update(holder, |entry| entry.account = Some((account, ticket)));
-    OpenLink { link, inherited }
+    OpenLink { link, inherited, deaths: engine.holders().deaths(holder) }
+}
+
+/// It lives after all, and holds pages that tmem has given up: they go with our stay there. The next link begins a new one.
+fn part(mut link: OpenLink) -> NoLink {
+    if link.send_goodbye(u64::MAX).is_ok() {
+        let _ = link.wait(FAREWELL_MS, &mut |_| {});
+    }
+    NoLink::NotNow
 }
 
 /// The account names our stay at the holder. Another one than before: it was restarted, or had none of our links left, and our pages are gone.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use ramster_core::backend::Loss;
 use ramster_core::compress::{Kind, Packed};
-use ramster_core::handle::{Handle, HolderId, Version};
+use ramster_core::handle::{Handle, HolderId, PoolKind, Version};
 use ramster_core::page::{Digest, PAGE_BYTES};
 use ramster_core::remotify::BATCH_PAGES;
 use ramster_core::seal::TAG_BYTES;
@@ -290,9 +290,10 @@ impl Remotifier {
         self.rebuild.not_before_ms = now_ms + (bytes as u64 / BYTES_PER_MS).max(1);
         // A flush for an earlier try MUST reach the holder before this one.
         self.flush_now(engine, now_ms);
+        self.renew_link(engine, target);
         let taker = self.bulks.iter().position(|bulk| bulk.holder == target && bulk.has_room_for_batch());
         let Some(index) = taker.filter(|_| !pages.is_empty()) else { return };
-        match self.bulks[index].send_batch(&pages, true, now_ms) {
+        match self.bulks[index].send_batch(PoolKind::Persistent, &pages, true, now_ms) {
             Ok(true) => self.rebuild.under_way = Some(UnderWay { source, target: Some(target), sent: true }),
             Ok(false) => {}
             Err(trouble) => {

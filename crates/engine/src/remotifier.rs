@@ -1,5 +1,5 @@
 //! Step 6: the thread that sends pages away when the store is over its limit, and tells holders what was flushed. Covers the loop and its decisions'
-//! execution; which pages is tmem's choice, which holders `placement.rs`'s, new copies for lost ones and what holders want back `rebuild.rs`'s. Never frees a page that was not acknowledged
+//! execution; which pages is tmem's choice, which holders `placement.rs`'s, its links `relink.rs`'s, new copies for lost ones and what holders want back `rebuild.rs`'s. Never frees a page that was not acknowledged
 //! by all its holders. Idle, it sleeps for good.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,7 +8,6 @@ use std::sync::{Arc, Weak};
 use ramster_core::handle::{HolderId, PoolKind};
 use ramster_core::remotify::{BATCH_BYTES, BATCH_PAGES, BatchLimit, next_batch};
 use ramster_core::tmem::{Acknowledged, Batch, FlushOrder, Site};
-use ramster_core::wire::message::Role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::bulk::{Answered, Bulk, Trouble};
@@ -16,10 +15,11 @@ use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::holders::SPILL;
 use crate::limits::Kinds;
-use crate::links::{self, NoLink};
+use crate::links::NoLink;
 use crate::packing::Packing;
 use crate::placement::{Choice, Placement};
 use crate::rebuild::Rebuild;
+use crate::relink::Unreached;
 use crate::statblock::Stat;
 use crate::threads::Wake;
 
@@ -29,7 +29,7 @@ const LOCKED: BatchLimit = BatchLimit { pages: BATCH_PAGES / 4, bytes: BATCH_BYT
 /// Flushes are collected this long, then sent together.
 const FLUSH_DELAY_MS: u64 = 20;
 /// A holder that said it is full is asked again after this.
-const FULL_MS: u64 = 1000;
+pub(crate) const FULL_MS: u64 = 1000;
 /// Nothing could be sent: look again, as long as the store is over its limit and there are peers.
 const STUCK_MS: u64 = 1000;
 /// What one lock moves to make sparse slabs empty: about 10 us.
@@ -43,7 +43,7 @@ pub struct Remotifier {
     pub(crate) bulks: Vec<Bulk>,
     batch: Batch,
     packing: Packing,
-    orders: Vec<FlushOrder>,
+    pub(crate) orders: Vec<FlushOrder>,
     answered: Vec<Answered>,
     pub(crate) placement: Placement,
     pub(crate) rebuild: Rebuild,
@@ -52,6 +52,7 @@ pub struct Remotifier {
     /// Under way: goes on to a little below the limit.
     sending: bool,
     flush_at_ms: Option<u64>,
+    pub(crate) unreached: Unreached,
 }
 
 /// What a turn of sending came to.
@@ -79,6 +80,7 @@ impl Remotifier {
             disk_full_until_ms: 0,
             sending: false,
             flush_at_ms: None,
+            unreached: Unreached::default(),
         }
     }
 
@@ -118,11 +120,12 @@ impl Remotifier {
             }
         }
         let rebuild_ms = self.rebuild(engine, now);
+        let reach_ms = self.reach(engine, now);
         // Answers and moves leave copies that nobody wants.
         engine.note_flushes();
         let flush_ms = self.flush_at_ms.map(|at_ms| at_ms.saturating_sub(now));
         let answer_ms = self.bulks.iter().filter_map(Bulk::deadline_ms).min().map(|at_ms| at_ms.saturating_sub(now));
-        [wait_ms, rebuild_ms, flush_ms, answer_ms].into_iter().flatten().min()
+        [wait_ms, rebuild_ms, reach_ms, flush_ms, answer_ms].into_iter().flatten().min()
     }
 
     fn sleep(&self, wait_ms: Option<u64>) {
@@ -194,35 +197,6 @@ impl Remotifier {
                 entry.full_until_ms = now_ms + FULL_MS;
             }
         });
-        engine.limits.room.ring();
-    }
-
-    /// A link died. Its unanswered pages are local again; if the holder lives, it hears of every flush again before anything else.
-    pub(crate) fn mend(&mut self, engine: &Engine, bulk: Bulk, trouble: Trouble) {
-        let holder = bulk.holder;
-        let (mut unanswered, mut orders) = (Vec::new(), Vec::new());
-        bulk.take_apart(&mut unanswered, &mut orders);
-        engine.with_tmem(|tmem| {
-            for (handle, version, rebuilds) in &unanswered {
-                if *rebuilds {
-                    tmem.not_rebuilt(handle, *version, holder);
-                } else {
-                    tmem.unanswered(handle, *version, holder);
-                }
-            }
-        });
-        let taken_back = unanswered.iter().filter(|(_, _, rebuilds)| !rebuilds).count();
-        engine.stats().add(Stat::RemotifyTakenBack, taken_back as u64);
-        if trouble == Trouble::Silent {
-            // It may be stuck or overloaded: it is not asked to take more for a while, but what it holds is not given up.
-            engine.holders().update(holder, |entry| entry.full_until_ms = now_ms() + 10 * FULL_MS);
-        }
-        match self.open(engine, holder) {
-            Ok(index) => orders.into_iter().for_each(|order| self.bulks[index].flush(order.what)),
-            // Dead, and forgotten by tmem; or it will hear of them with the next link.
-            Err(NoLink::Died) => {}
-            Err(NoLink::NotNow) => self.orders.extend(orders),
-        }
         engine.limits.room.ring();
     }
 
@@ -361,16 +335,18 @@ impl Remotifier {
 
     fn send_batch(&mut self, engine: &Engine, site: Site, kinds: Kinds, limit: BatchLimit, now_ms: u64) -> Turn {
         let (batch, orders) = (&mut self.batch, &mut self.orders);
+        let mut pool = PoolKind::Persistent;
         engine.with_tmem(|tmem| {
             // Flushes that were queued before the batch is begun MUST reach the holders before it.
             tmem.take_flushes(usize::MAX, orders);
             let peer = site.first().filter(|holder| *holder != SPILL);
             batch.clear();
             if kinds.persistent || peer.is_none() {
-                tmem.begin_remotify(PoolKind::Persistent, site, limit, batch);
+                tmem.begin_remotify(pool, site, limit, batch);
             }
             if let Some(peer) = peer.filter(|_| batch.is_empty() && kinds.ephemeral) {
-                tmem.begin_remotify(PoolKind::Ephemeral, Site::of(&[peer]), limit, batch);
+                pool = PoolKind::Ephemeral;
+                tmem.begin_remotify(pool, Site::of(&[peer]), limit, batch);
             }
         });
         if !self.orders.is_empty() {
@@ -388,11 +364,12 @@ impl Remotifier {
             return self.take_back(engine, &site, Turn::NowhereToPut);
         }
         let holders = site.holders().iter().filter(|holder| **holder != SPILL);
+        holders.clone().for_each(|holder| self.renew_link(engine, *holder));
         let pages = self.packing.put_pages(engine, &self.batch);
         let mut troubles = Vec::new();
         for holder in holders {
             let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == *holder) {
-                Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(&pages, false, now_ms),
+                Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(pool, &pages, false, now_ms),
                 _ => Ok(false),
             };
             if sent != Ok(true) {
@@ -442,28 +419,6 @@ impl Remotifier {
         }
         engine.limits.room.ring();
         spilled > 0
-    }
-
-    pub(crate) fn bulk(&mut self, engine: &Engine, holder: HolderId) -> Result<usize, NoLink> {
-        match self.bulks.iter().position(|bulk| bulk.holder == holder) {
-            Some(index) => Ok(index),
-            None => self.open(engine, holder),
-        }
-    }
-
-    fn open(&mut self, engine: &Engine, holder: HolderId) -> Result<usize, NoLink> {
-        let link = links::open(engine, holder, Role::Bulk)?;
-        self.bulks.push(Bulk::new(holder, link));
-        Ok(self.bulks.len() - 1)
-    }
-
-    /// All pages of this engine go. Waits a moment for the holders' farewell, so that who asks them next finds the room.
-    fn say_goodbye(&mut self) {
-        for bulk in &mut self.bulks {
-            if bulk.link.send_goodbye(u64::MAX).is_ok() {
-                let _ = bulk.link.wait(200, &mut |_| {});
-            }
-        }
     }
 }
 

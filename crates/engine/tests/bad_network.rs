@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Proxy, handle, page, server, wait_at_limit, wait_until};
+use common::{Proxy, handle, page, server, server_without_grace, wait_at_limit, wait_until};
 use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
@@ -78,8 +78,8 @@ fn a_cut_link_of_a_living_holder_loses_nothing() {
     let pool = fill(&engine);
     for index in 0..COUNT {
         if index % 100 == 0 {
-            // All but the first link, which is the remotifier's: with the last one the holder would free everything.
-            proxy.cut(1);
+            // Sometimes all of them, sometimes all but the first, which is the remotifier's.
+            proxy.cut(index as usize / 100 % 2);
         }
         assert_eq!(get(&engine, pool, index), Ok(()), "page {index}");
     }
@@ -88,13 +88,15 @@ fn a_cut_link_of_a_living_holder_loses_nothing() {
 
 #[test]
 fn a_holder_that_forgot_us_is_noticed_and_its_pages_are_lost_not_zeroes() {
-    let holder = server(1, 64 << 20);
+    let holder = server_without_grace(1, 64 << 20);
     let proxy = Proxy::start(holder.address());
     let engine = engine(&proxy, PATIENCE_MS);
     let pool = fill(&engine);
-    // Every link goes, so the holder frees our pages; it still answers.
+    // Every link goes, so the holder frees our pages; then it answers again.
+    proxy.refusing.store(true, Ordering::SeqCst);
     proxy.cut(0);
     wait_until("the holder has freed our pages", || holder.stats().pages() == 0);
+    proxy.refusing.store(false, Ordering::SeqCst);
     let lost = (0..COUNT).filter(|index| match get(&engine, pool, *index) {
         Ok(()) => false,
         Err(why) => {
@@ -114,8 +116,32 @@ fn a_holder_that_forgot_us_is_noticed_and_its_pages_are_lost_not_zeroes() {
     }
 }
 
+/// It lived, and its grace time is not over: what tmem has given up there must not stay.
 #[test]
-fn links_cut_at_any_moment_of_remotifying_lose_only_what_the_holder_had() {
+fn a_holder_that_was_given_up_for_dead_keeps_nothing_of_before_when_it_is_used_again() {
+    let holder = server(1, 64 << 20);
+    let proxy = Proxy::start(holder.address());
+    let engine = engine(&proxy, PATIENCE_MS);
+    let pool = fill(&engine);
+    proxy.close();
+    proxy.cut(0);
+    wait_until("its pages are given up", || engine.stats().get(Stat::PagesLost) > 500);
+    assert!(holder.stats().pages() > 500);
+    proxy.reopen();
+    let other = engine.new_pool(PoolKind::Persistent).expect("pool");
+    for index in 0..COUNT {
+        assert_eq!(engine.put(&handle(other, index), &page(index, 0)), Put::Stored);
+    }
+    wait_at_limit(&engine);
+    for index in 0..COUNT {
+        assert_eq!(get(&engine, other, index), Ok(()), "page {index}");
+        assert!(matches!(get(&engine, pool, index), Ok(()) | Err(Loss::HolderDied)), "page {index}");
+    }
+    wait_until("only what the engine knows of is there", || holder.stats().pages() == engine.snapshot().pages_remote);
+}
+
+#[test]
+fn links_cut_at_any_moment_of_remotifying_lose_nothing() {
     let holder = server(1, 64 << 20);
     let proxy = Proxy::start(holder.address());
     let engine = engine(&proxy, PATIENCE_MS);
@@ -134,14 +160,9 @@ fn links_cut_at_any_moment_of_remotifying_lose_only_what_the_holder_had() {
         }
     }
     wait_at_limit(&engine);
-    let mut lost = 0;
     for index in 0..COUNT {
-        match get(&engine, pool, index) {
-            Ok(()) => {}
-            Err(Loss::HolderDied | Loss::HolderForgot) => lost += 1,
-            Err(why) => panic!("page {index}: {why:?}"),
-        }
+        assert_eq!(get(&engine, pool, index), Ok(()), "page {index}");
     }
-    assert!(lost <= engine.stats().get(Stat::PagesLost));
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
     holder.check().expect("the holder's books");
 }

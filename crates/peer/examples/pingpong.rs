@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
-use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId};
+use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId, PoolKind};
 use ramster_core::seal::Tag;
 use ramster_core::wire::message::{Blob, Found, PutPage, Role};
 use ramster_peer::client::{Event, Link, LinkError};
@@ -103,7 +103,7 @@ fn put_batches(link: &mut Link, bytes: &[u8]) -> f64 {
         let first = batch as u32 * 256 % PAGES;
         let blob = Blob { kind: 3, tag: Tag([1; 16]), bytes };
         let pages: Vec<_> = (first..first + 256).map(|index| PutPage { handle: handle(index), version: 1, blob }).collect();
-        while let Err(error) = link.send_put(batch, &pages) {
+        while let Err(error) = link.send_put(batch, PoolKind::Persistent, &pages) {
             assert!(matches!(error, LinkError::Local(_)), "{error}");
             wait_done(link, 1);
         }

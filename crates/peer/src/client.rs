@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId, Version};
+use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId, PoolKind, Version};
 use ramster_core::wire::buffer::{Inbox, Outbox};
 use ramster_core::wire::error::{LocalProtocolError, RemoteProtocolError};
 use ramster_core::wire::frame::{Header, Kind, Side};
@@ -219,8 +219,9 @@ impl Link {
         }
     }
 
-    pub fn send_put(&mut self, request: u64, pages: &[PutPage<'_>]) -> Result<(), LinkError> {
-        self.request(request, Kind::Put, pages.len(), |out| encode::put(out, request, pages))
+    /// Pages of an ephemeral pool the holder may drop when it needs room.
+    pub fn send_put(&mut self, request: u64, pool: PoolKind, pages: &[PutPage<'_>]) -> Result<(), LinkError> {
+        self.request(request, Kind::Put, pages.len(), |out| encode::put(out, request, pool, pages))
     }
 
     pub fn send_get(&mut self, request: u64, pages: &[(Handle, Version)]) -> Result<(), LinkError> {

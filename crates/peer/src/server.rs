@@ -11,6 +11,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use ramster_core::foreign::{ClientCount, Foreign, ForeignCounts};
 use ramster_sys::lock::Lock;
@@ -57,11 +58,34 @@ pub struct Timeouts {
     pub half_frame_ms: u64,
     /// Without the client taking any byte of its answers.
     pub not_taking_ms: u64,
+    /// How long the pages of a client stay whose last link was closed without goodbye: it died, or it is about to open another one.
+    pub closed_grace_ms: u64,
+    /// The same after a link that fell silent: its network may come back.
+    pub silent_grace_ms: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Timeouts { hello_ms: 5_000, half_frame_ms: 10_000, not_taking_ms: 30_000 }
+        Timeouts {
+            hello_ms: 5_000,
+            half_frame_ms: 10_000,
+            not_taking_ms: 30_000,
+            // An owner whose link broke opens another one within 4 s.
+            closed_grace_ms: 10_000,
+            // Keepalive has taken 25 s before; an owner gives a silent holder up after 90.
+            silent_grace_ms: 75_000,
+        }
+    }
+}
+
+impl Timeouts {
+    fn grace_ms(&self, ended: EndReason) -> u64 {
+        match ended {
+            // It cannot come back.
+            EndReason::RefusedRevoked => 0,
+            EndReason::Unreachable | EndReason::NotTakingTimeout | EndReason::HalfFrameTimeout => self.silent_grace_ms,
+            _ => self.closed_grace_ms,
+        }
     }
 }
 
@@ -102,6 +126,9 @@ struct Shared {
     foreign: Lock<Foreign<ArenaSlabs>>,
     counters: Counters,
     links: AtomicUsize,
+    start: Instant,
+    /// By `now_ms`: when pages of an owner without a link go. u64::MAX: every owner has one.
+    expire_at_ms: AtomicU64,
     stopping: AtomicBool,
     /// Grows with every change of the offer, and of who is revoked: links tell their clients, or end.
     offer_changes: AtomicU64,
@@ -143,6 +170,8 @@ impl Server {
             revoked: Lock::new(HashSet::new()),
             counters: Counters::default(),
             links: AtomicUsize::new(0),
+            start: Instant::now(),
+            expire_at_ms: AtomicU64::new(u64::MAX),
             stopping: AtomicBool::new(false),
             offer_changes: AtomicU64::new(0),
             mailboxes,
@@ -160,9 +189,11 @@ impl Server {
         self.address
     }
 
-    /// Less than is used already: nothing more is taken, nothing is dropped, and each client is told how much of its own to take away. 0: everything.
+    /// Less than is used already: nothing more is taken, ephemeral pages are dropped, and each client is told how much of the others to take away. 0:
+    /// everything.
     pub fn set_offer(&self, offer_bytes: u64) {
         self.shared.foreign.lock().set_offer(offer_bytes);
+        while self.shared.foreign.lock().shed(answer::SLICE_PAGES) {}
         self.shared.offer_changes.fetch_add(1, Ordering::SeqCst);
         self.shared.wake_all();
     }
@@ -221,6 +252,10 @@ impl Drop for Server {
 impl Shared {
     fn is_revoked(&self, link: &Connection) -> bool {
         link.node.is_some_and(|node| self.revoked.lock().contains(&node))
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
     }
 
     fn wake_all(&self) {

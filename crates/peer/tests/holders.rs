@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 
 use common::*;
+use ramster_core::handle::PoolKind;
 use ramster_core::seal::Tag;
 use ramster_core::wire::encode;
 use ramster_core::wire::error::{LocalProtocolError, RemoteProtocolError};
@@ -161,9 +162,9 @@ fn a_holder_that_takes_nothing_fills_two_mebibytes_and_then_requests_are_turned_
     let mut link = connect_to(&address).expect("link");
     let bytes = [1; 4096];
     let page = PutPage { handle: handle(0), version: 1, blob: Blob { kind: 3, tag: Tag([1; 16]), bytes: &bytes } };
-    let taken = (0..1000).take_while(|request| link.send_put(*request, &[page; 256]).is_ok()).count();
+    let taken = (0..1000).take_while(|request| link.send_put(*request, PoolKind::Persistent, &[page; 256]).is_ok()).count();
     assert!(taken < 1000 && link.has_unsent());
-    assert_eq!(link.send_put(9999, &[page]), Err(LinkError::Local(LocalProtocolError::OutboxFull)));
+    assert_eq!(link.send_put(9999, PoolKind::Persistent, &[page]), Err(LinkError::Local(LocalProtocolError::OutboxFull)));
     assert_eq!(link.in_flight_count(), taken);
     drop(done);
     thread.join().expect("holder");

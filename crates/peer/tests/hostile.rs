@@ -48,7 +48,7 @@ fn ends_that_link_alone(bytes: &[u8], reason: EndReason) {
 }
 
 fn header(kind: Kind, length_bytes: usize, count: u16) -> Vec<u8> {
-    Header { kind, request: 3, length_bytes: length_bytes as u32, count, first_index: 0 }.encode().to_vec()
+    Header { kind, request: 3, length_bytes: length_bytes as u32, count, first_index: 0, ephemeral: false }.encode().to_vec()
 }
 
 fn ping_with(at: usize, value: u8) -> Vec<u8> {

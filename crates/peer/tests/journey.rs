@@ -6,7 +6,7 @@ use common::*;
 use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId};
 use ramster_core::wire::message::{DoneStatus, PutStatus, RefuseReason, Role};
 use ramster_peer::client::{Link, LinkError};
-use ramster_peer::server::EndReason;
+use ramster_peer::server::{EndReason, Server, ServerConfig, Timeouts};
 
 #[test]
 fn a_page_put_is_the_page_got() {
@@ -204,7 +204,41 @@ fn a_later_incarnation_takes_over_and_the_earlier_ones_pages_go_at_once() {
 }
 
 #[test]
-fn pages_last_as_long_as_their_owner_has_a_link() {
+fn an_owner_that_comes_back_within_the_grace_time_finds_its_pages() {
+    let timeouts = Timeouts { closed_grace_ms: 60_000, ..timeouts() };
+    let server = Server::start(ServerConfig { timeouts, ..config(PLENTY_BYTES) }).expect("server");
+    let mut first = connect(&server, 1);
+    let account = first.holder().account;
+    put(&mut first, 1, 0..100, 1);
+    drop(first);
+    wait_until(&server, "the link has ended", |stats| stats.links == 0);
+    let mut second = connect(&server, 1);
+    assert_eq!(second.holder().account, account);
+    assert_eq!(get(&mut second, 99, 1), Ok((1, bytes_of(1, 99, 1, 1000))));
+    assert_eq!(server.stats().foreign.accounts_returned, 1);
+    second.send_goodbye(0).expect("goodbye");
+    assert_eq!(one(&mut second).done, Some((DoneStatus::Done, 100)));
+    drop(second);
+    assert_nothing_leaks(server);
+}
+
+#[test]
+fn a_link_that_fell_silent_is_waited_for_longer_than_one_that_was_closed() {
+    let timeouts = Timeouts { half_frame_ms: 100, silent_grace_ms: 60_000, ..timeouts() };
+    let server = Server::start(ServerConfig { timeouts, ..config(PLENTY_BYTES) }).expect("server");
+    let (mut silent, mut closed) = (connect(&server, 1), connect(&server, 2));
+    put(&mut silent, 1, 0..10, 1);
+    put(&mut closed, 2, 0..10, 1);
+    drop(closed);
+    rustix::net::send(silent.fd(), b"RAMs", rustix::net::SendFlags::empty()).expect("half a frame");
+    wait_until(&server, "both have ended", |stats| stats.links == 0);
+    let stats = wait_until(&server, "the dead one's pages are freed", |stats| stats.clients.len() == 1);
+    assert_eq!((stats.clients[0].owner, stats.clients[0].links, stats.clients[0].pages), (owner(1), 0, 10));
+    assert_eq!(stats.foreign.accounts_expired, 1);
+}
+
+#[test]
+fn pages_last_as_long_as_their_owner_has_a_link_and_a_grace_time_after_it() {
     let server = start(PLENTY_BYTES);
     let mut first = connect(&server, 1);
     put(&mut first, 1, 0..100, 1);

@@ -17,7 +17,7 @@ use ramster_core::handle::OwnerId;
 use ramster_core::wire::message::{DoneStatus, PutStatus, Role, Welcome};
 use ramster_core::wire::{PROTOCOL_VERSION, encode};
 use ramster_peer::client::{Link, LinkError};
-use ramster_peer::server::{EndReason, Server, ServerConfig, Timeouts};
+use ramster_peer::server::{EndReason, Server, ServerConfig};
 use ramster_peer::tls::{Credentials, Secured, TlsError};
 use rcgen::ExtendedKeyUsagePurpose;
 use tls::*;
@@ -133,7 +133,7 @@ fn an_owner_turns_away_from_a_holder_that_is_not_the_node_it_called() {
     assert_eq!(wrong, Some(LinkError::Tls(TlsError::WrongName)));
     let mine = Credentials { roots_pem: stranger.roots_pem(), ..cluster.node(NODE) };
     assert_eq!(try_link(&server, &mine, HOLDER, &me).err(), Some(LinkError::Tls(TlsError::UnknownAuthority)));
-    let expired = start_with(cluster.node_valid(HOLDER, Validity::Past), Timeouts::default());
+    let expired = start_with(cluster.node_valid(HOLDER, Validity::Past), timeouts());
     assert_eq!(try_link(&expired, &cluster.node(NODE), HOLDER, &me).err(), Some(LinkError::Tls(TlsError::OutOfDate)));
     // A client's certificate does not make a holder, although its node's authority would sign anything under its own name.
     let posing = Server::start(ServerConfig { credentials: Some(cluster.family(HOLDER, FAMILY)), ..config(PLENTY_BYTES) });
@@ -283,6 +283,7 @@ fn a_revoked_node_and_its_processes_are_turned_away_and_their_open_links_end() {
     put(&mut others, 2, 0..10, 1);
     server.set_revoked(&[NODE, 77]);
     wait_until(&server, "both links ended", |stats| stats.ended(EndReason::RefusedRevoked) == 2);
+    wait_until(&server, "its pages are gone, without a grace time", |stats| stats.pages() == 10);
     for credentials in [cluster.family(NODE, FAMILY), cluster.node(NODE)] {
         assert!(is_refused(try_link(&server, &credentials, HOLDER, &me)));
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use common::*;
 use pki::{Cluster, client_number};
+use ramster_core::handle::PoolKind;
 use ramster_core::wire::encode;
 use ramster_core::wire::message::{PutStatus, RefuseReason, Role};
 use ramster_peer::client::{Event, Link, LinkError};
@@ -120,7 +121,7 @@ fn random_bytes_at_a_tls_port_end_that_link_alone() {
 #[test]
 fn half_a_handshake_ends_at_the_hello_timeout_however_slowly_it_goes_on() {
     let cluster = Cluster::new();
-    let timeouts = Timeouts { hello_ms: 400, ..Timeouts::default() };
+    let timeouts = Timeouts { hello_ms: 400, ..timeouts() };
     let server = start_with(cluster.node(HOLDER), timeouts);
     let mut silent = raw(&server);
     silent.write_all(&[22, 3, 1, 2]).expect("write");
@@ -149,7 +150,7 @@ fn half_a_handshake_ends_at_the_hello_timeout_however_slowly_it_goes_on() {
 #[test]
 fn a_frame_comes_whole_however_it_is_cut_into_records_and_half_a_frame_times_out() {
     let cluster = Cluster::new();
-    let timeouts = Timeouts { half_frame_ms: 300, ..Timeouts::default() };
+    let timeouts = Timeouts { half_frame_ms: 300, ..timeouts() };
     let server = start_with(cluster.node(HOLDER), timeouts);
     let other = bystander(&server, &cluster);
     let me = of(NODE, client_number(FAMILY, 1));
@@ -172,7 +173,7 @@ fn a_frame_comes_whole_however_it_is_cut_into_records_and_half_a_frame_times_out
 #[test]
 fn a_client_that_takes_no_answers_fills_its_own_socket_and_is_ended() {
     let cluster = Cluster::new();
-    let timeouts = Timeouts { not_taking_ms: 400, ..Timeouts::default() };
+    let timeouts = Timeouts { not_taking_ms: 400, ..timeouts() };
     let server = start_with(cluster.node(HOLDER), timeouts);
     let mut other = bystander(&server, &cluster);
     let me = of(NODE, client_number(FAMILY, 1));
@@ -233,7 +234,7 @@ fn what_a_slow_holder_does_not_take_is_limited() {
     let (mut sent, mut turned_down) = (0, false);
     // Nobody reads the answers, so the holder stops reading in the end.
     while sent < 1000 && !turned_down {
-        match link.send_put(sent, &pages) {
+        match link.send_put(sent, PoolKind::Persistent, &pages) {
             Ok(()) => sent += 1,
             Err(LinkError::Local(_)) => turned_down = true,
             Err(error) => panic!("{error}"),

@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_inbox_grows_with_what_came_and_not_with_what_a_header_claims() {
-        let claim = Header { kind: Kind::Put, request: 1, length_bytes: 60_000, count: 100, first_index: 0 };
+        let claim = Header { kind: Kind::Put, request: 1, length_bytes: 60_000, count: 100, first_index: 0, ephemeral: false };
         let mut inbox = Inbox::new();
         inbox.space()[..HEADER_BYTES].copy_from_slice(&claim.encode());
         inbox.received(HEADER_BYTES);

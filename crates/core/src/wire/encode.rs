@@ -5,7 +5,7 @@ use super::error::LocalProtocolError as Ours;
 use super::frame::{HEADER_BYTES, Header, Kind};
 use super::message::*;
 use super::{MAX_AUTH_BYTES, MAX_BLOB_BYTES, MAX_FRAME_BYTES, MAX_PAGES};
-use crate::handle::{Handle, ObjectId, OwnerId, PoolId, Version};
+use crate::handle::{Handle, ObjectId, OwnerId, PoolId, PoolKind, Version};
 
 /// One frame being written at the end of a buffer. The header is filled in by `finish`.
 struct FrameWriter<'a> {
@@ -18,7 +18,7 @@ impl<'a> FrameWriter<'a> {
     fn begin(out: &'a mut Vec<u8>, kind: Kind, request: u64, first_index: u16) -> Self {
         let start = out.len();
         out.extend_from_slice(&[0; HEADER_BYTES]);
-        FrameWriter { out, start, header: Header { kind, request, length_bytes: 0, count: 0, first_index } }
+        FrameWriter { out, start, header: Header { kind, request, length_bytes: 0, count: 0, first_index, ephemeral: false } }
     }
 
     fn has_room(&self, more_bytes: usize) -> bool {
@@ -107,8 +107,8 @@ fn check_count(count: usize) -> Result<(), Ours> {
     }
 }
 
-/// As many frames as the pages need, all of one request.
-pub fn put(out: &mut Vec<u8>, request: u64, pages: &[PutPage<'_>]) -> Result<(), Ours> {
+/// As many frames as the pages need, all of one request; all pages of one kind of pool.
+pub fn put(out: &mut Vec<u8>, request: u64, pool: PoolKind, pages: &[PutPage<'_>]) -> Result<(), Ours> {
     check_count(pages.len())?;
     if pages.iter().any(|page| page.blob.bytes.len() > MAX_BLOB_BYTES) {
         return Err(Ours::BlobTooLong);
@@ -116,6 +116,7 @@ pub fn put(out: &mut Vec<u8>, request: u64, pages: &[PutPage<'_>]) -> Result<(),
     let mut next = 0;
     while next < pages.len() {
         let mut frame = FrameWriter::begin(out, Kind::Put, request, next as u16);
+        frame.header.ephemeral = pool == PoolKind::Ephemeral;
         while let Some(page) = pages.get(next)
             && frame.has_room(PUT_PAGE_BYTES + page.blob.bytes.len())
         {

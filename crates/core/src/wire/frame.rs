@@ -6,6 +6,8 @@ use super::{MAX_AUTH_BYTES, MAX_BLOB_BYTES, MAX_BODY_BYTES, MAX_PAGES, PROTOCOL_
 
 pub const MAGIC: [u8; 4] = *b"RAMs";
 pub const HEADER_BYTES: usize = 24;
+/// The one flag there is, and only a put may have it.
+const EPHEMERAL: u8 = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Side {
@@ -129,6 +131,8 @@ pub struct Header {
     pub count: u16,
     /// Which page of the request's batch the first one of this frame is.
     pub first_index: u16,
+    /// Of a put: the holder may drop these pages when it needs room.
+    pub ephemeral: bool,
 }
 
 impl Header {
@@ -141,7 +145,7 @@ impl Header {
         bytes[0..4].copy_from_slice(&MAGIC);
         bytes[4] = PROTOCOL_VERSION;
         bytes[5] = self.kind as u8;
-        // 6..8 are the flags: none in version 1.
+        bytes[6] = u8::from(self.ephemeral) * EPHEMERAL;
         bytes[8..16].copy_from_slice(&self.request.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.length_bytes.to_le_bytes());
         bytes[20..22].copy_from_slice(&self.count.to_le_bytes());
@@ -159,7 +163,8 @@ impl Header {
             return Err(RemoteProtocolError::BadVersion);
         }
         let kind = Kind::from_byte(kind).ok_or(RemoteProtocolError::UnknownKind)?;
-        if [f0, f1] != [0, 0] {
+        let ephemeral = f0 == EPHEMERAL && kind == Kind::Put;
+        if f1 != 0 || (f0 != 0 && !ephemeral) {
             return Err(RemoteProtocolError::BadFlags);
         }
         let header = Header {
@@ -168,6 +173,7 @@ impl Header {
             length_bytes: u32::from_le_bytes([l0, l1, l2, l3]),
             count: u16::from_le_bytes([c0, c1]),
             first_index: u16::from_le_bytes([i0, i1]),
+            ephemeral,
         };
         header.check()?;
         Ok(header)
@@ -201,7 +207,7 @@ mod tests {
     use super::*;
 
     fn header(kind: Kind, length_bytes: usize, count: u16) -> Header {
-        Header { kind, request: 7, length_bytes: length_bytes as u32, count, first_index: 0 }
+        Header { kind, request: 7, length_bytes: length_bytes as u32, count, first_index: 0, ephemeral: false }
     }
 
     #[test]
@@ -216,8 +222,10 @@ mod tests {
 
     #[test]
     fn a_header_survives_the_round_trip() {
-        let header = Header { kind: Kind::Get, request: u64::MAX - 3, length_bytes: 36 * 5, count: 5, first_index: 251 };
+        let header = Header { first_index: 251, request: u64::MAX - 3, ..header(Kind::Get, 36 * 5, 5) };
         assert_eq!(Header::decode(&header.encode()), Ok(header));
+        let ephemeral = Header { ephemeral: true, ..self::header(Kind::Put, message::PUT_PAGE_BYTES, 1) };
+        assert_eq!(Header::decode(&ephemeral.encode()), Ok(ephemeral));
     }
 
     #[test]
@@ -229,6 +237,8 @@ mod tests {
             (5, 0, RemoteProtocolError::UnknownKind),
             (5, 99, RemoteProtocolError::UnknownKind),
             (6, 1, RemoteProtocolError::BadFlags),
+            (6, 2, RemoteProtocolError::BadFlags),
+            (7, 1, RemoteProtocolError::BadFlags),
             (16, 1, RemoteProtocolError::BadLength),
             (19, 1, RemoteProtocolError::FrameTooLong),
             (20, 1, RemoteProtocolError::BadPageRange),

@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn answer(kind: Kind, request: u64, first_index: u16, count: u16) -> Header {
-        Header { kind, request, length_bytes: 0, count, first_index }
+        Header { kind, request, length_bytes: 0, count, first_index, ephemeral: false }
     }
 
     #[test]

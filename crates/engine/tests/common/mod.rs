@@ -5,12 +5,13 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ramster_core::handle::{Handle, ObjectId, PoolId};
 use ramster_core::page::{PAGE_BYTES, Page};
 use ramster_engine::{Engine, Options, PeerAddr};
-use ramster_peer::server::{Server, ServerConfig};
+use ramster_peer::server::{Server, ServerConfig, Timeouts};
 
 /// Generous: a machine under load may starve a test for many seconds, and only a wait for ever is a failure.
 pub const DEADLINE: Duration = Duration::from_secs(120);
@@ -44,6 +45,13 @@ pub fn handle(pool: PoolId, index: u32) -> Handle {
 pub fn server(node: u64, offer_bytes: u64) -> Server {
     let address = "127.0.0.1:0".parse().expect("address");
     Server::start(ServerConfig { threads: 1, ..ServerConfig::new(address, node, offer_bytes) }).expect("server")
+}
+
+/// Lets go of the pages of an owner without a link at once.
+pub fn server_without_grace(node: u64, offer_bytes: u64) -> Server {
+    let address = "127.0.0.1:0".parse().expect("address");
+    let timeouts = Timeouts { closed_grace_ms: 0, silent_grace_ms: 0, ..Timeouts::default() };
+    Server::start(ServerConfig { threads: 1, timeouts, ..ServerConfig::new(address, node, offer_bytes) }).expect("server")
 }
 
 pub fn peers(servers: &[&Server]) -> Vec<PeerAddr> {
@@ -117,18 +125,43 @@ fn now_ns() -> u64 {
 /// Passes bytes on, unless told otherwise.
 pub struct Proxy {
     pub address: SocketAddr,
+    target: SocketAddr,
     pub stalled: Arc<AtomicBool>,
+    /// New links are closed as they come.
+    pub refusing: Arc<AtomicBool>,
+    closing: Arc<AtomicBool>,
     pub links: Arc<Mutex<Vec<TcpStream>>>,
+    listener: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Proxy {
     pub fn start(target: SocketAddr) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let address = listener.local_addr().expect("address");
-        let (stalled, links) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let proxy = Proxy { address, stalled: Arc::clone(&stalled), links: Arc::clone(&links) };
-        std::thread::spawn(move || {
+        let flag = || Arc::new(AtomicBool::new(false));
+        let proxy = Proxy {
+            address: listener.local_addr().expect("address"),
+            target,
+            stalled: flag(),
+            refusing: flag(),
+            closing: flag(),
+            links: Arc::default(),
+            listener: Mutex::new(None),
+        };
+        proxy.listen(listener);
+        proxy
+    }
+
+    fn listen(&self, listener: TcpListener) {
+        let (stalled, refusing, closing) = (Arc::clone(&self.stalled), Arc::clone(&self.refusing), Arc::clone(&self.closing));
+        let (links, target) = (Arc::clone(&self.links), self.target);
+        let thread = std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                if closing.load(Ordering::SeqCst) {
+                    return;
+                }
+                if refusing.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let Ok(holder) = TcpStream::connect(target) else { continue };
                 let mut kept = links.lock().expect("links");
                 for stream in [&client, &holder] {
@@ -142,7 +175,21 @@ impl Proxy {
                 }
             }
         });
-        proxy
+        *self.listener.lock().expect("listener") = Some(thread);
+    }
+
+    /// From now on connecting is refused by the kernel, as if nobody were there.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.listener.lock().expect("listener").take() {
+            thread.join().expect("listener");
+        }
+    }
+
+    pub fn reopen(&self) {
+        self.closing.store(false, Ordering::SeqCst);
+        self.listen(TcpListener::bind(self.address).expect("bind"));
     }
 
     /// Ends the links from the `first` on, in the order in which they were opened.

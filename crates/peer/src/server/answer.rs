@@ -1,6 +1,7 @@
 //! What each message does. Covers the handshake's decisions and the way from a message to the foreign store and back; not bytes or sockets.
 
 use ramster_core::foreign::{Held, Seat};
+use ramster_core::handle::PoolKind;
 use ramster_core::wire::error::LocalProtocolError;
 use ramster_core::wire::frame::{Header, Kind};
 use ramster_core::wire::message::{Done, DoneStatus, Found, Hello, Message, Puts, Refuse, RefuseReason, Role, Wanted, Welcome};
@@ -12,7 +13,7 @@ use super::counters::EndReason;
 use crate::tls::Standing;
 
 /// Pages freed under one hold of the lock. A hundred microseconds or so; doubling it doubles how long a fault can wait for somebody's goodbye.
-const SLICE_PAGES: usize = 1024;
+pub const SLICE_PAGES: usize = 1024;
 /// What a get writes before it is sent and taken up again.
 const GET_ROUND_BYTES: usize = 64 * 1024;
 
@@ -160,9 +161,10 @@ fn admit(link: &mut Connection, shared: &Shared, hello: &Hello<'_>) -> Result<Se
 }
 
 fn put(shared: &Shared, seat: Seat, header: &Header, pages: Puts<'_>, out: &mut Vec<u8>) {
+    let kind = if header.ephemeral { PoolKind::Ephemeral } else { PoolKind::Persistent };
     let mut answer = encode::PutDoneWriter::begin(out, header.request, header.first_index);
     for page in pages {
-        answer.push(shared.foreign.lock().put(seat, &page.handle, page.version, &page.blob));
+        answer.push(shared.foreign.lock().put(seat, kind, &page.handle, page.version, &page.blob));
     }
     answer.finish(shared.foreign.lock().free_bytes());
 }

@@ -11,6 +11,7 @@ use ramster_core::wire::message::{Message, RefuseReason};
 use ramster_core::wire::session::{Session, State};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::answer::{self, Answered};
@@ -256,6 +257,9 @@ fn whole_frame(inbox: &Inbox) -> Result<Option<Header>, EndReason> {
 impl From<TransportError> for EndReason {
     fn from(error: TransportError) -> Self {
         match error {
+            TransportError::Io(Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::NETDOWN) => {
+                EndReason::Unreachable
+            }
             TransportError::Io(_) => EndReason::SocketError,
             TransportError::Tls(_) => EndReason::TlsFailed,
         }

@@ -12,6 +12,8 @@ pub enum EndReason {
     PeerClosed,
     /// The socket failed.
     SocketError,
+    /// Nothing came back for too long, or there is no way there: the client may well live.
+    Unreachable,
     HelloTimeout,
     HalfFrameTimeout,
     NotTakingTimeout,
@@ -29,10 +31,11 @@ pub enum EndReason {
     Protocol(RemoteProtocolError),
 }
 
-const PLAIN: [EndReason; 14] = [
+const PLAIN: [EndReason; 15] = [
     EndReason::Goodbye,
     EndReason::PeerClosed,
     EndReason::SocketError,
+    EndReason::Unreachable,
     EndReason::HelloTimeout,
     EndReason::HalfFrameTimeout,
     EndReason::NotTakingTimeout,
@@ -53,6 +56,7 @@ impl EndReason {
             Self::Goodbye => "goodbye",
             Self::PeerClosed => "peer_closed",
             Self::SocketError => "socket_error",
+            Self::Unreachable => "unreachable",
             Self::HelloTimeout => "hello_timeout",
             Self::HalfFrameTimeout => "half_frame_timeout",
             Self::NotTakingTimeout => "not_taking_timeout",

@@ -76,7 +76,6 @@ pub struct Worker {
     swept_ms: u64,
     offer_changes: u64,
     spare: Spare,
-    start: Instant,
     /// The last turn was a fault's.
     was_urgent: bool,
     /// Waits that still sleep at once.
@@ -112,7 +111,6 @@ impl Worker {
             swept_ms: 0,
             offer_changes: 0,
             spare: Spare::default(),
-            start: Instant::now(),
             was_urgent: false,
             sleeps: 0,
         })
@@ -126,7 +124,7 @@ impl Worker {
                 ramster_sys::say::say(format_args!("the holder's links cannot be waited for: {errno}"));
                 break;
             }
-            let now_ms = self.now_ms();
+            let now_ms = self.shared.now_ms();
             self.was_urgent = false;
             // Twice over the few events: a fault waits behind an urgent link, nobody behind the others.
             for urgent in [true, false] {
@@ -170,18 +168,17 @@ impl Worker {
         wait_for_events(&self.epoll, events, timeout.as_ref()).map(drop)
     }
 
-    fn now_ms(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64
-    }
-
     /// None: nothing to do before something happens. An idle server never wakes.
     fn timeout(&self) -> Option<Timespec> {
-        let wait_ms = match () {
-            () if !self.unfinished.is_empty() => 0,
-            () if self.accept_again_ms.is_some() => ACCEPT_PAUSE_MS,
-            () if self.deadlines > 0 => self.sweep_ms(),
-            () => return None,
+        let expire_at_ms = self.shared.expire_at_ms.load(Ordering::SeqCst);
+        let expire_ms = (expire_at_ms < u64::MAX).then(|| expire_at_ms.saturating_sub(self.shared.now_ms()).max(1));
+        let other_ms = match () {
+            () if !self.unfinished.is_empty() => Some(0),
+            () if self.accept_again_ms.is_some() => Some(ACCEPT_PAUSE_MS),
+            () if self.deadlines > 0 => Some(self.sweep_ms()),
+            () => None,
         };
+        let wait_ms = expire_ms.into_iter().chain(other_ms).min()?;
         Some(Timespec { tv_sec: (wait_ms / 1000) as i64, tv_nsec: (wait_ms % 1000 * 1_000_000) as i64 })
     }
 
@@ -221,12 +218,23 @@ impl Worker {
         self.deadlines -= usize::from(slot.link.deadline().is_some());
         self.shared.counters.count_end(reason);
         if let Some(seat) = slot.link.seat {
-            self.shared.foreign.lock().leave(seat);
-            answer::reap(&self.shared);
+            let now_ms = self.shared.now_ms();
+            let keep_until_ms = now_ms + self.shared.config.timeouts.grace_ms(reason);
+            self.shared.foreign.lock().leave(seat, keep_until_ms);
+            self.expire(now_ms);
         }
         // The socket closes before the link is given back: whoever sees the count fall sees the descriptor free.
         drop(slot);
         self.shared.links.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Pages of owners that did not come back go. Whichever worker sees it is time does it.
+    fn expire(&mut self, now_ms: u64) {
+        let mut foreign = self.shared.foreign.lock();
+        foreign.expire(now_ms);
+        self.shared.expire_at_ms.store(foreign.next_expiry_ms().unwrap_or(u64::MAX), Ordering::SeqCst);
+        drop(foreign);
+        answer::reap(&self.shared);
     }
 
     fn woken(&mut self, now_ms: u64) {
@@ -322,6 +330,9 @@ impl Worker {
             && epoll::add(&self.epoll, listener, EventData::new_u64(LISTEN), EventFlags::IN).is_ok()
         {
             self.accept_again_ms = None;
+        }
+        if self.shared.expire_at_ms.load(Ordering::SeqCst) <= now_ms {
+            self.expire(now_ms);
         }
         if self.deadlines == 0 || now_ms < self.swept_ms + self.sweep_ms() {
             return;

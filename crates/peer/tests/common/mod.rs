@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId};
+use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId, PoolKind};
 use ramster_core::seal::Tag;
 use ramster_core::wire::message::{Blob, DoneStatus, Found, PutPage, PutStatus, Role};
 use ramster_peer::client::{Event, Link, LinkError};
@@ -30,8 +30,13 @@ pub fn bytes_of(client: u128, index: u32, version: u32, length: usize) -> Vec<u8
     (0..length).map(|at| (client as usize * 31 + index as usize * 7 + version as usize * 3 + at) as u8).collect()
 }
 
+/// The usual ones, but for the grace time: tests wait for its end.
+pub fn timeouts() -> Timeouts {
+    Timeouts { closed_grace_ms: 50, silent_grace_ms: 500, ..Timeouts::default() }
+}
+
 pub fn config(offer_bytes: u64) -> ServerConfig {
-    ServerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), 9, offer_bytes)
+    ServerConfig { timeouts: timeouts(), ..ServerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), 9, offer_bytes) }
 }
 
 pub fn start(offer_bytes: u64) -> Server {
@@ -39,7 +44,7 @@ pub fn start(offer_bytes: u64) -> Server {
 }
 
 pub fn start_impatient() -> Server {
-    let timeouts = Timeouts { hello_ms: 200, half_frame_ms: 200, not_taking_ms: 300 };
+    let timeouts = Timeouts { hello_ms: 200, half_frame_ms: 200, not_taking_ms: 300, ..timeouts() };
     Server::start(ServerConfig { timeouts, ..config(PLENTY_BYTES) }).expect("server")
 }
 
@@ -111,7 +116,7 @@ pub fn put_sized(link: &mut Link, client: u128, indices: std::ops::Range<u32>, v
         let pages: Vec<PutPage> = (chunk.iter().zip(&bytes))
             .map(|(index, bytes)| PutPage { handle: handle(*index), version, blob: Blob { kind: 2, tag: Tag([5; 16]), bytes } })
             .collect();
-        link.send_put(0, &pages).expect("put");
+        link.send_put(0, PoolKind::Persistent, &pages).expect("put");
         let outcome = one(link);
         assert_eq!(outcome.done, Some((DoneStatus::Done, 0)));
         statuses.extend(outcome.puts);
@@ -140,9 +145,9 @@ pub fn wait_until(server: &Server, what: &str, mut is_so: impl FnMut(&ServerStat
     }
 }
 
-/// The end of every server test: when all clients have gone, so has every page and every byte.
+/// The end of every server test: when all clients have gone and their grace time is over, so has every page and every byte.
 pub fn assert_nothing_leaks(server: Server) {
-    let stats = wait_until(&server, "all links closed", |stats| stats.links == 0);
+    let stats = wait_until(&server, "all links closed", |stats| stats.links == 0 && stats.used_bytes == 0);
     assert_eq!((stats.used_bytes, stats.resident_bytes, stats.pages(), stats.clients.len()), (0, 0, 0, 0));
     server.check().expect("counted right");
     let ended: u64 = stats.links_ended.iter().map(|(_, count)| count).sum();

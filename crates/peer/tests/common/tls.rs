@@ -22,7 +22,7 @@ pub const NODE: u64 = 1;
 pub const FAMILY: u64 = 0xfeed_0000_0000_0001;
 
 pub fn start_tls(cluster: &Cluster) -> Server {
-    start_with(cluster.node(HOLDER), Timeouts::default())
+    start_with(cluster.node(HOLDER), timeouts())
 }
 
 pub fn start_with(credentials: Credentials, timeouts: Timeouts) -> Server {
