@@ -428,6 +428,7 @@ impl Guarded {
                 (Stat::PutsRefused, refused(&now), refused(&before)),
                 (Stat::PutsRefusedStoreFull, now.puts_refused_store_full, before.puts_refused_store_full),
                 (Stat::PutsRefusedNoSuchPool, now.puts_refused_no_such_pool, before.puts_refused_no_such_pool),
+                (Stat::PoolsRefused, now.pools_refused, before.pools_refused),
                 (Stat::Gets, now.gets, before.gets),
                 (Stat::GetsMiss, now.gets_missed, before.gets_missed),
                 (Stat::GetsStale, now.answers_stale, before.answers_stale),

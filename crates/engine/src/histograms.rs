@@ -9,7 +9,7 @@ pub const HISTOGRAM_WORDS: usize = BUCKETS + 1;
 /// What is timed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Timed {
-    /// A page of this machine's store, looked up and unpacked; one in [`SAMPLE`].
+    /// A page of this machine's store, looked up and unpacked; one get, or run of gets, in [`SAMPLE`].
     GetLocal,
     /// A page of a holder, from the request to its bytes in the getter's hands.
     GetRemote,

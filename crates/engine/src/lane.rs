@@ -111,7 +111,7 @@ pub(crate) struct LaneCore {
     unpacker: Unpacker,
     copied: Vec<Copied>,
     answers: Vec<Answer>,
-    /// Gets since one was timed.
+    /// Gets, or runs of gets, so far.
     untimed: u64,
     /// Where pages that arrive are unpacked to.
     page: Box<Page>,
@@ -163,7 +163,7 @@ impl LaneCore {
         outcome
     }
 
-    /// One get in [`SAMPLE`] reads the clock.
+    /// One get, or run of gets, in [`SAMPLE`] reads the clock.
     fn begin_timing(&mut self) -> Option<u64> {
         self.untimed += 1;
         self.untimed.is_multiple_of(SAMPLE).then(now_ns)
@@ -194,6 +194,7 @@ impl LaneCore {
         if self.copied.len() < handles.len() {
             self.copied.resize_with(handles.len(), Copied::default);
         }
+        let begun_ns = self.begin_timing();
         let (copied, answers) = (&mut self.copied, &mut self.answers);
         answers.clear();
         engine.with_tmem(|tmem| {
@@ -202,6 +203,11 @@ impl LaneCore {
         for (index, (handle, page)) in handles.iter().zip(pages).enumerate() {
             let answer = self.answers[index];
             outcomes.push(self.settle(engine, handle, keep, answer, index, page));
+        }
+        let is_local = |answer: &Answer| matches!(answer, Answer::Local | Answer::Same(_));
+        if let Some(begun_ns) = begun_ns.filter(|_| self.answers.iter().all(is_local)) {
+            let count = self.answers.len().max(1) as u64;
+            engine.stats().time_many(Timed::GetLocal, now_ns().saturating_sub(begun_ns) / count, count);
         }
     }
 

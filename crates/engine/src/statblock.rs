@@ -82,6 +82,7 @@ stats! {
     /// The two reasons of `puts_refused`.
     PutsRefusedStoreFull "puts_refused_store_full"
     PutsRefusedNoSuchPool "puts_refused_no_such_pool"
+    PoolsRefused "pools_refused"
 }
 
 /// Room for names to come without a new layout.

@@ -7,22 +7,29 @@ Not: pages, which travel in native threads and never wait for this; decisions, w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import stat
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from ramster import _native
 from ramster.cluster.membership import Quorum
 from ramster.config import addresses, file, machine, places
 from ramster.errors import ConfigError, RamsterError, RefusedError, StartError
+from ramster.metrics import names
+from ramster.metrics.totals import Totals
 from ramster.node import callers, clients, drain, leaving, survey
 from ramster.node.cluster_side import ClusterSide, Hooks
 from ramster.node.standing import Standing
 from ramster.policy import directives, knobs
 from ramster.transport import lines
+
+if TYPE_CHECKING:
+    from ramster.metrics.exposition import Figures
 
 log = logging.getLogger("ramster.node")
 clients_log = logging.getLogger("ramster.clients")
@@ -34,6 +41,7 @@ ASK_DEADLINE_MS = 2000
 # A client that takes nothing for this long is not listening: its link is closed and it may come back.
 SEND_DEADLINE_MS = 2000
 
+COUNTED = tuple(name for name in _native.STAT_FIELDS if name not in names.NO_COUNTERS)
 Order = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -53,6 +61,9 @@ class Node:
         self.knobs = knobs.Knobs()
         self._clients: dict[clients.Client, asyncio.StreamWriter] = {}
         self._stop = asyncio.Event()
+        self._totals = Totals()
+        self._refused: Counter[str] = Counter()
+        self._end_metrics: Callable[[], Awaitable[None]] | None = None
         is_etcd = found.cluster.membership == "etcd"
         self.leaving = leaving.Leaving(self.table.id, self.standing, self.side, self._stop, is_etcd=is_etcd)
 
@@ -79,6 +90,7 @@ class Node:
                 loop.add_signal_handler(signal.SIGHUP, self.side.refresh, True)
                 self.server.set_revoked(sorted(self.side.departures.revoked))
                 self.side.open(self.server.address, self._hooks(self.side))
+            await self._serve_metrics()
             log.info("node %d serves pages on %s, offers %d MiB, admin socket %s",
                      self.table.id, self.server.address, self.table.offer_bytes >> 20, self.table.socket)  # fmt: skip
             standing = asyncio.create_task(self.standing.run(self.server))
@@ -97,6 +109,8 @@ class Node:
                 await self.side.close()
             for writer in self._clients.values():
                 writer.close()
+            if self._end_metrics is not None:
+                await self._end_metrics()
             self.leaving.wipe()
             log.info("node %d stops", self.table.id)
         finally:
@@ -126,6 +140,22 @@ class Node:
         self.standing.forget(node, life)
         if self.side and life is None:
             self.server.set_revoked(sorted(self.side.departures.revoked))
+
+    async def _serve_metrics(self) -> None:
+        if self.table.metrics is None:
+            return
+        # Imported here: an HTTP server is what no other node needs.
+        from ramster.node import scrape
+
+        def figures() -> Figures:
+            return scrape.figures(
+                status=self.status(), stats=self.server.stats(), limit_bytes=self.standing.limit_bytes,
+                latency_us=self.standing.latency_us, refused=self._refused, clients=self._clients, totals=self._totals,
+            )  # fmt: skip
+
+        host, port = addresses.split(self.table.metrics, of=f"{self._path}: node.metrics")
+        self._end_metrics = await scrape.serve(host, port, figures, of=f"{self._path}: node.metrics")
+        logging.getLogger("ramster.metrics").info("metrics on http://%s/metrics", self.table.metrics)
 
     def status(self) -> dict[str, Any]:
         """All that `ramster status` shows: this node first, then its peers, then its clients."""
@@ -165,7 +195,8 @@ class Node:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection to the admin socket: a question, or a client for as long as it lives."""
         try:
-            callers.check(writer.get_extra_info("socket"))
+            with self._counting("other_user"):
+                callers.check(writer.get_extra_info("socket"))
             first = await lines.receive(reader)
             if first is None:
                 return
@@ -175,13 +206,23 @@ class Node:
             if order := self._orders().get(str(first.get("type"))):
                 await self._obey(order, first, writer)
                 return
-            await self._serve_client(clients.register(first), reader, writer)
+            with self._counting("bad_message"):
+                client = clients.register(first)
+            await self._serve_client(client, reader, writer)
         except RefusedError as error:
             log.warning("admin socket: link closed: %s", error)
         except (OSError, TimeoutError):
             pass  # the other side is gone, which its end of the link says well enough
         finally:
             writer.close()
+
+    @contextlib.contextmanager
+    def _counting(self, reason: str) -> Iterator[None]:
+        try:
+            yield
+        except RefusedError:
+            self._refused[reason] += 1
+            raise
 
     def _orders(self) -> dict[str, Order]:
         """What the admin socket may order, besides looking and registering."""
@@ -219,6 +260,7 @@ class Node:
         self, client: clients.Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         if len(self._clients) >= clients.CLIENTS_MAX:
+            self._refused["too_many_clients"] += 1
             raise RefusedError(f"more than {clients.CLIENTS_MAX} clients")
         credentials = self.side.credentials_for(client) if self.side else None
         self._clients[client] = writer
@@ -229,7 +271,9 @@ class Node:
             await _send(writer, self._view(peers, directive, credentials))
             while (message := await lines.receive(reader)) is not None:
                 if message.get("type") == "stats":
-                    client.hear(message)
+                    histograms = client.hear(message)
+                    counters = {name: client.stats.get(name, 0) for name in COUNTED}
+                    self._totals.hear(client.block, counters, histograms)
         finally:
             del self._clients[client]
             if self.side:

@@ -183,6 +183,11 @@ class Standing:
         """In the place of what the file says; from the next round on."""
         self._offer_bytes = offer_bytes
 
+    @property
+    def limit_bytes(self) -> int:
+        """What is offered at most."""
+        return self._offer_bytes
+
     def reserve(self, reserve_bytes: int | None) -> None:
         """What the machine keeps for itself in the place of policy's share (None); from the next round on."""
         self._reserve_bytes = reserve_bytes
