@@ -11,7 +11,7 @@ from typing import Any
 
 from ramster.config import addresses, file
 from ramster.node import joining
-from ramster.node.cluster_side import ClusterSide
+from ramster.node.cluster_side import ClusterSide, Hooks
 from ramster.security import authority, credentials, files, names, tokens
 from ramster.transport import lines
 
@@ -59,6 +59,8 @@ class Side:
         self.folder = folder
         self.learnt: list[tuple[int, str]] = []
         self.changes: list[dict[str, str]] = []
+        self.forgotten: list[tuple[int, int | None]] = []
+        self.leaving: list[tuple[int, bool]] = []
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -75,12 +77,14 @@ class Side:
             self.stopping = asyncio.Event()
             try:
                 self.side = ClusterSide(found)
-                self.side.open(
-                    found.node.listen,
+                hooks = Hooks(
                     learn=lambda node, address: self.learnt.append((node, address)),
                     status=lambda: {"type": "status", "nodes": []},
                     changed=self.changes.append,
+                    forget=lambda node, life: self.forgotten.append((node, life)),
+                    leaving=lambda node, is_leaving: self.leaving.append((node, is_leaving)),
                 )
+                self.side.open(found.node.listen, hooks)
             except BaseException as error:
                 self._error = error
                 raise

@@ -75,13 +75,22 @@ class NodeUnderTest:
     """One `ramster node` process with its files."""
 
     def __init__(
-        self, folder: Path, number: int, offer: str, peers: dict[int, str], listen: str = "127.0.0.1:0", more: str = ""
+        self,
+        folder: Path,
+        number: int,
+        offer: str,
+        peers: dict[int, str],
+        listen: str = "127.0.0.1:0",
+        more: str = "",
+        metrics: str | None = None,
     ) -> None:
         self.number = number
         self.socket = folder / f"node{number}.sock"
         self.log = folder / f"node{number}.log"
         self.config = folder / f"node{number}.toml"
         text = f'[node]\nid = {number}\nlisten = "{listen}"\noffer = "{offer}"\nsocket = "{self.socket}"\n'
+        if metrics:
+            text += f'metrics = "{metrics}"\n'
         for peer, address in peers.items():
             text += f'\n[[peers]]\nid = {peer}\naddress = "{address}"\n'
         self.config.write_text(text + more)
@@ -135,9 +144,10 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeUnderTest]]:
         peers: dict[int, str] | None = None,
         listen: str = "127.0.0.1:0",
         more: str = "",
+        metrics: str | None = None,
     ) -> NodeUnderTest:
         """`listen` for one that must come back where it was; `more` is added to its file."""
-        node = NodeUnderTest(tmp_path, number, offer, peers or {}, listen, more)
+        node = NodeUnderTest(tmp_path, number, offer, peers or {}, listen, more, metrics)
         nodes.append(node)
         node.wait_up()
         return node

@@ -258,3 +258,53 @@ def test_no_more_nodes_join_than_the_clusters_membership_is_for(tmp_path: Path, 
             assert len(json.loads((side.folder / "tokens.json").read_text())["tokens"]) == 1
     finally:
         side.stop()
+
+
+def test_a_node_says_of_itself_alone_that_it_leaves(side: Side, own: Path) -> None:
+    five, six = signed_context(side.folder, 5, own), signed_context(side.folder, 6, own)
+    for context, node in ((five, 5), (six, 6)):
+        side.ask(introduction(node), context)
+    draining = {"type": "leave", "phase": "draining", "incarnation": 7}
+    assert side.ask({**draining, "node": 6}, five) == {"type": "heard"}
+    assert side.leaving[-1] == (5, True)
+    assert side.ask({**draining, "phase": "stays"}, five) == {"type": "heard"}
+    assert side.leaving[-1] == (5, False)
+    assert side.ask({**draining, "phase": "left", "node": 6}, five) == {"type": "heard"}
+    assert side.forgotten == [(5, 7)]
+    assert [peer.node for peer in side.side.peers] == [6]
+    for wrong in ({"phase": "gone"}, {"incarnation": True}, {"incarnation": -1}, {"incarnation": 1 << 70}):
+        assert side.ask({**draining, **wrong}, six) is None
+    assert side.ask(draining) is None, "a stranger"
+    assert side.counts()["ended_bad_message"] == 4
+    # What others say of it is no news: it left. Its own word is.
+    side.ask(introduction(5), five)
+    assert [peer.node for peer in side.side.peers] == [6, 5]
+    assert side.side.departures.left == {}
+
+
+def test_who_is_gone_is_heard_from_the_node_that_signs_alone(side: Side, own: Path) -> None:
+    message = {"type": "departed", "version": 99, "revoked": [6], "left": []}
+    answer = side.ask(message, signed_context(side.folder, 5, own))
+    assert answer == {"type": "refused", "reason": "node 5 does not sign; who is gone node 1 says"}
+    assert side.side.departures.revoked == set()
+    signer = signed_context(side.folder, 1, own)
+    for wrong in ({"version": -1}, {"revoked": [0.5]}, {"revoked": 3}, {"left": [[1]]}, {"left": [[1, -1]]}, {"version": True},
+                  {"revoked": list(range(1, 2000))}):  # fmt: skip
+        answer = side.ask({**message, **wrong}, signer)
+        assert answer is not None
+        assert answer["type"] == "refused", wrong
+    six = signed_context(side.folder, 6, own)
+    assert side.ask(introduction(6), six) is not None
+    assert side.ask({**message, "left": [[7, 5]]}, signer) == {"type": "heard"}
+    assert side.forgotten == [(6, None), (7, 5)]
+    # Its certificate opens the port no more, and nobody makes it known again.
+    assert side.ask(introduction(6), six) is None
+    assert side.ask({"type": "status"}, six) is None
+    assert side.counts()["ended_revoked"] == 2
+    # An earlier list takes nothing back, and the own id is never gone.
+    assert side.ask({**message, "version": 3, "revoked": [1]}, signer) == {"type": "heard"}
+    assert side.side.departures.revoked == {6}
+    side.stop()
+    again = Side(side.folder)
+    assert (again.side.departures.revoked, again.side.departures.left) == ({6}, {7: 5})
+    again.stop()

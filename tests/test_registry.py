@@ -175,3 +175,20 @@ def test_members_are_bounded_and_those_longest_down_go_first() -> None:
     assert view.forgotten == 1
     assert 5 not in view.records
     assert 6 in view.records
+
+
+def test_a_member_that_left_is_believed_again_in_a_later_life_alone_and_a_revoked_one_never() -> None:
+    found = registry()
+    found.put(key(2), say(2, 7), 10)
+    found.put(key(3), say(3, 7), 10)
+    found.forget(2, 7)
+    found.forget(3, None)
+    # What it says of its last moments, or what etcd lists of it after that, is not believed.
+    found.put(key(2), say(2, 7), 20)
+    found.synced([(key(2), say(2, 7)), (key(3), say(3, 9))], 30)
+    found.tick(40)
+    assert found.members() == []
+    found.deleted(key(2), 50)
+    found.put(key(2), say(2, 8), 60)
+    found.put(key(3), say(3, 10), 60)
+    assert [(member.id, member.state) for member in found.members()] == [(2, State.UP)]

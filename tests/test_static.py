@@ -301,3 +301,19 @@ def test_what_is_said_of_a_nodes_address_changes_nothing_while_it_answers_where_
         assert (state(found, 2), found.members()[0].address) == (State.UP, "10.0.0.2:1")
     found.learn(2, "10.0.0.2:1", 4 * DEATH_MS)
     assert len(found.due(4 * DEATH_MS)) == 1
+
+
+def test_a_member_that_left_is_asked_no_more_and_does_not_count_until_it_is_introduced_again() -> None:
+    found = static(2, 3)
+    hear(found, 2, 0)
+    asked = ask(found, 3, 2000)
+    found.forget(3, 7)
+    found.answered(asked, say(3), 2010)  # its answer was on the way
+    found.missed(asked, "late", 2011)
+    assert [member.id for member in found.members()] == [2]
+    assert found.quorum().size == 2
+    assert {it.id for it in found.due(5000)} == {2}
+    found.forget(3, 7)
+    assert found.learn(3, "10.0.0.3:1", 5100)
+    hear(found, 3, 5200, incarnation=8)
+    assert (state(found, 3), found.quorum().size) == (State.UP, 3)

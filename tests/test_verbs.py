@@ -7,7 +7,8 @@ from conftest import ramster
 
 def test_help_lists_every_verb() -> None:
     text = ramster("--help").stdout.decode()
-    for verb in ("run", "node", "status", "init", "token", "join", "rotate", "doctor", "demo", "version"):
+    for verb in ("run", "node", "status", "init", "token", "join", "rotate", "doctor", "demo", "version",
+                 "nodes", "leave", "forget", "set"):  # fmt: skip
         assert verb in text
     assert ramster().returncode == 2
     assert b"--local SIZE" in ramster("run", "--help").stdout

@@ -4,6 +4,7 @@ import sys
 from typing import Any, Final, final
 
 __all__ = [
+    "HISTOGRAMS",
     "STAT_FIELDS",
     "Engine",
     "Region",
@@ -18,6 +19,8 @@ __all__ = [
 ]
 
 STAT_FIELDS: Final[tuple[str, ...]]
+# The upper ends of each histogram's buckets in seconds, but for the last bucket, which has none.
+HISTOGRAMS: Final[dict[str, list[float]]]
 
 @final
 class Engine:
@@ -57,6 +60,7 @@ class Server:
     def stats(self) -> dict[str, Any]: ...
     def set_offer(self, offer_bytes: int) -> None: ...
     def set_credentials(self, credentials: dict[str, Any]) -> None: ...
+    def set_revoked(self, nodes: list[int]) -> None: ...
     def stop(self) -> None: ...
 
 @final

@@ -9,7 +9,7 @@ use ramster_core::page::Page;
 use ramster_sys::lock::{Bell, Lock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::clock::now_ms;
+use crate::clock::{now_ms, now_ns};
 use crate::engine::Engine;
 use crate::lane::{Arrival, LaneCore, Looked};
 use crate::statblock::Stat;
@@ -130,7 +130,7 @@ impl LaneCore {
         let mut outcome = None;
         loop {
             // What is delivered besides is a leftover of a get that was given up.
-            self.ready(engine, now_ms(), &mut |token, _, arrival| {
+            self.ready(engine, now_ns(), &mut |token, _, arrival| {
                 if token == wanted {
                     outcome = Some(match arrival {
                         Arrival::Page(arrived) => {

@@ -128,11 +128,17 @@ impl Drop for Noted {
 
 fn stats_message(engine: &Engine) -> serde_json::Value {
     let mut message: serde_json::Map<String, serde_json::Value> =
-        engine.stats().read().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        engine.stats().since_fork().map(|(name, value)| (name.to_owned(), value.into())).collect();
     // The block is the whole tree's, but each of its processes is a client of the node.
     for gauge in [Stat::BytesResident, Stat::BytesStored, Stat::BytesRemote] {
         message.insert(STAT_FIELDS[gauge as usize].to_owned(), engine.stats().own(gauge).into());
     }
+    let own = || format!("{:032x}-{}", engine.owner().client, std::process::id());
+    let block = engine.stats().block_number().map_or_else(own, |number| format!("{number:016x}"));
+    message.insert("block".to_owned(), block.into());
+    let histograms: serde_json::Map<_, _> =
+        engine.stats().histograms().map(|(name, words)| (name.to_owned(), words.into())).collect();
+    message.insert("histograms".to_owned(), histograms.into());
     message.insert("type".to_owned(), "stats".into());
     message.into()
 }

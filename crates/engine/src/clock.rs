@@ -7,6 +7,10 @@ pub fn now_ms() -> u64 {
 }
 
 pub fn now_us() -> u64 {
+    now_ns() / 1000
+}
+
+pub fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -94,6 +94,7 @@ impl Engine {
         }
         let [seed, key, client_low, client_high] = random_u64s().map_err(|error| failed("random numbers", error))?;
         let secret = random_bytes().map_err(|error| failed("random numbers", error))?;
+        stats.name_block(client_low | 1);
         let limits = Limits::new(options, hard);
         let memory = ArenaSlabs::reserve(arena_bytes()).map_err(|error| failed("address space for the store", error))?;
         let capacity_bytes = if hard { limits.store_limit_bytes() } else { arena_bytes() };
@@ -160,8 +161,12 @@ impl Engine {
         set(&limits.remote_codec, directives.remote_codec.map(|codec| codec as u64));
         let durability = directives.durability.filter(|durability| durability.check(self.spill.is_some()).is_ok());
         set(&limits.durability, durability.map(Durability::to_number));
-        if let Some(remotify) = directives.remotify {
-            limits.remotify.store(remotify, Relaxed);
+        for (target, value) in [
+            (&limits.remotify, directives.remotify),
+            (&limits.remotify_persistent, directives.remotify_persistent),
+            (&limits.remotify_ephemeral, directives.remotify_ephemeral),
+        ] {
+            value.into_iter().for_each(|value| target.store(value, Relaxed));
         }
         if let Some(repatriate) = directives.repatriate {
             limits.repatriate.store(repatriate, Relaxed);
@@ -424,6 +429,9 @@ impl Guarded {
                 (Stat::PagesSame, now.puts_same, before.puts_same),
                 (Stat::PagesRaw, now.puts_raw, before.puts_raw),
                 (Stat::PutsRefused, refused(&now), refused(&before)),
+                (Stat::PutsRefusedStoreFull, now.puts_refused_store_full, before.puts_refused_store_full),
+                (Stat::PutsRefusedNoSuchPool, now.puts_refused_no_such_pool, before.puts_refused_no_such_pool),
+                (Stat::PoolsRefused, now.pools_refused, before.pools_refused),
                 (Stat::Gets, now.gets, before.gets),
                 (Stat::GetsMiss, now.gets_missed, before.gets_missed),
                 (Stat::GetsStale, now.answers_stale, before.answers_stale),

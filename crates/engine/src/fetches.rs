@@ -35,6 +35,8 @@ pub struct Fetch {
     pub handle: Handle,
     pub keep: Keep,
     pub copy: Copy,
+    /// When somebody began to wait, for the statistics.
+    pub begun_ns: u64,
     deadline_ms: u64,
     /// When to ask another holder, if there is one.
     elsewhere_ms: u64,
@@ -55,8 +57,8 @@ enum State {
 }
 
 impl Fetch {
-    pub fn new(handle: Handle, keep: Keep, copy: Copy, deadline_ms: u64) -> Self {
-        Fetch { token: 0, handle, keep, copy, deadline_ms, elsewhere_ms: u64::MAX, hops: 0, state: State::Queued(0) }
+    pub fn new(handle: Handle, keep: Keep, copy: Copy, (begun_ns, deadline_ms): (u64, u64)) -> Self {
+        Fetch { token: 0, handle, keep, copy, begun_ns, deadline_ms, elsewhere_ms: u64::MAX, hops: 0, state: State::Queued(0) }
     }
 
     /// The same wait, for the page where it is now, or for another copy of it.

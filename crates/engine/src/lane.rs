@@ -12,9 +12,10 @@ use ramster_core::seal::TAG_BYTES;
 use ramster_core::tmem::{Answer, COPIES_MAX, Copied, Fetched, Unfetched};
 use rustix::fd::BorrowedFd;
 
-use crate::clock::now_ms;
+use crate::clock::{now_ms, now_ns};
 use crate::engine::Engine;
 use crate::fetches::{Fetch, Fetches, Sealed};
+use crate::histograms::{SAMPLE, Timed};
 use crate::holders::SPILL;
 use crate::seals;
 use crate::statblock::Stat;
@@ -85,7 +86,12 @@ impl Lane {
     /// Takes what has arrived, without blocking, and delivers it, also what has missed its deadline by `now_ms` ([`crate::now_ms`]).
     /// Returns how many were delivered.
     pub fn ready(&mut self, now_ms: u64, deliver: &mut Deliver<'_>) -> usize {
-        self.core.ready(&self.engine, now_ms, deliver)
+        self.ready_at(now_ms * 1_000_000, deliver)
+    }
+
+    /// The same by [`crate::now_ns`], so that what arrives is timed exactly.
+    pub fn ready_at(&mut self, now_ns: u64, deliver: &mut Deliver<'_>) -> usize {
+        self.core.ready(&self.engine, now_ns, deliver)
     }
 
     /// When to call `ready` at the latest. None: nothing is on its way.
@@ -105,6 +111,8 @@ pub(crate) struct LaneCore {
     unpacker: Unpacker,
     copied: Vec<Copied>,
     answers: Vec<Answer>,
+    /// Gets, or runs of gets, so far.
+    untimed: u64,
     /// Where pages that arrive are unpacked to.
     page: Box<Page>,
 }
@@ -140,22 +148,35 @@ impl LaneCore {
             },
             copied: vec![Copied::default()],
             answers: Vec::with_capacity(RUN_PAGES),
+            untimed: 0,
             page: Box::new([0; PAGE_BYTES]),
         }
     }
 
     /// `Pending` is queued, not sent.
     pub(crate) fn get(&mut self, engine: &Engine, handle: &Handle, keep: Keep, page: &mut Page) -> LaneGet {
+        let begun_ns = self.begin_timing();
         let copied = &mut self.copied[0];
         let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
-        self.settle(engine, handle, keep, answer, 0, page)
+        let outcome = self.settle(engine, handle, keep, answer, 0, page);
+        end_timing(engine, begun_ns, answer);
+        outcome
+    }
+
+    /// One get, or run of gets, in [`SAMPLE`] reads the clock.
+    fn begin_timing(&mut self) -> Option<u64> {
+        self.untimed += 1;
+        self.untimed.is_multiple_of(SAMPLE).then(now_ns)
     }
 
     /// For a get that waits: the page, or which copy to fetch.
     pub(crate) fn look(&mut self, engine: &Engine, handle: &Handle, keep: Keep, page: &mut Page) -> Looked {
+        let begun_ns = self.begin_timing();
         let copied = &mut self.copied[0];
         let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
-        match self.unpacker.settle(engine, handle, keep, answer, copied, page) {
+        let outcome = self.unpacker.settle(engine, handle, keep, answer, copied, page);
+        end_timing(engine, begun_ns, answer);
+        match outcome {
             Outcome::Hit => Looked::Done(Ok(Get::Hit)),
             Outcome::Miss => Looked::Done(Ok(Get::Miss)),
             Outcome::Lost(lost) => Looked::Done(Err(lost)),
@@ -164,14 +185,16 @@ impl LaneCore {
     }
 
     pub(crate) fn queue(&mut self, engine: &Engine, handle: &Handle, copy: Copy, keep: Keep) -> Option<u64> {
-        let deadline_ms = now_ms() + engine.get_deadline_ms();
-        self.fetches.queue(engine, Fetch::new(*handle, keep, copy, deadline_ms))
+        let begun_ns = now_ns();
+        let deadline_ms = begun_ns / 1_000_000 + engine.get_deadline_ms();
+        self.fetches.queue(engine, Fetch::new(*handle, keep, copy, (begun_ns, deadline_ms)))
     }
 
     fn get_few(&mut self, engine: &Engine, handles: &[Handle], keep: Keep, pages: &mut [&mut Page], outcomes: &mut Vec<LaneGet>) {
         if self.copied.len() < handles.len() {
             self.copied.resize_with(handles.len(), Copied::default);
         }
+        let begun_ns = self.begin_timing();
         let (copied, answers) = (&mut self.copied, &mut self.answers);
         answers.clear();
         engine.with_tmem(|tmem| {
@@ -180,6 +203,11 @@ impl LaneCore {
         for (index, (handle, page)) in handles.iter().zip(pages).enumerate() {
             let answer = self.answers[index];
             outcomes.push(self.settle(engine, handle, keep, answer, index, page));
+        }
+        let is_local = |answer: &Answer| matches!(answer, Answer::Local | Answer::Same(_));
+        if let Some(begun_ns) = begun_ns.filter(|_| self.answers.iter().all(is_local)) {
+            let count = self.answers.len().max(1) as u64;
+            engine.stats().time_many(Timed::GetLocal, now_ns().saturating_sub(begun_ns) / count, count);
         }
     }
 
@@ -196,7 +224,8 @@ impl LaneCore {
         }
     }
 
-    pub(crate) fn ready(&mut self, engine: &Engine, now_ms: u64, deliver: &mut Deliver<'_>) -> usize {
+    pub(crate) fn ready(&mut self, engine: &Engine, now_ns: u64, deliver: &mut Deliver<'_>) -> usize {
+        let now_ms = now_ns / 1_000_000;
         let Self { fetches, unpacker, copied, page, .. } = self;
         let mut delivered = 0;
         loop {
@@ -207,6 +236,9 @@ impl LaneCore {
                     Outcome::Lost(lost) => Arrival::Lost(lost),
                     Outcome::Away(copy) => return Some(fetch.elsewhere(copy, now_ms)),
                 };
+                if matches!(arrival, Arrival::Page(_)) {
+                    engine.stats().time(Timed::GetRemote, now_ns.saturating_sub(fetch.begun_ns));
+                }
                 delivered += 1;
                 deliver(fetch.token, &fetch.handle, arrival);
                 None
@@ -325,6 +357,14 @@ impl Unpacker {
         let keep = if keep == Keep::KeepRemote { Keep::Keep } else { keep };
         let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
         self.settle(engine, handle, keep, answer, copied, page)
+    }
+}
+
+fn end_timing(engine: &Engine, begun_ns: Option<u64>, answer: Answer) {
+    if let Some(begun_ns) = begun_ns
+        && matches!(answer, Answer::Local | Answer::Same(_))
+    {
+        engine.stats().time(Timed::GetLocal, now_ns().saturating_sub(begun_ns));
     }
 }
 

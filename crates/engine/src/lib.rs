@@ -9,6 +9,7 @@ mod clock;
 mod engine;
 mod fetches;
 mod fork;
+mod histograms;
 mod holders;
 mod homeward;
 mod identity;
@@ -30,8 +31,9 @@ mod statblock;
 mod threads;
 mod verbs;
 
-pub use clock::{now_ms, now_us};
+pub use clock::{now_ms, now_ns, now_us};
 pub use engine::Engine;
+pub use histograms::{HISTOGRAMS, Timed, ends_s};
 pub use lane::{Arrival, Lane, LaneGet};
 pub use options::{CodecName, CredentialsPem, Directives, Durability, Options, PeerAddr, StartError};
 pub use putter::Putter;

@@ -26,6 +26,9 @@ pub(crate) struct Limits {
     pub(crate) remotify: AtomicBool,
     /// Pages come home by themselves when there is room.
     pub(crate) repatriate: AtomicBool,
+    /// The same for pages of persistent pools alone (the pager has no others), and for those of ephemeral ones.
+    pub(crate) remotify_persistent: AtomicBool,
+    pub(crate) remotify_ephemeral: AtomicBool,
     pub(crate) codec: AtomicU64,
     pub(crate) remote_codec: AtomicU64,
     pub(crate) durability: AtomicU64,
@@ -37,6 +40,13 @@ pub(crate) struct Limits {
     pub(crate) stuck_until_ms: AtomicU64,
     /// Rung when the store has shrunk, or is stuck.
     pub(crate) room: Bell,
+}
+
+/// Pages of which kinds of pools.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Kinds {
+    pub(crate) persistent: bool,
+    pub(crate) ephemeral: bool,
 }
 
 impl Limits {
@@ -52,6 +62,8 @@ impl Limits {
             flushes_waiting: AtomicU64::new(0),
             remotify: AtomicBool::new(true),
             repatriate: AtomicBool::new(true),
+            remotify_persistent: AtomicBool::new(true),
+            remotify_ephemeral: AtomicBool::new(true),
             codec: AtomicU64::new(options.codec as u64),
             remote_codec: AtomicU64::new(options.remote_codec.map_or(u64::MAX, |codec| codec as u64)),
             durability: AtomicU64::new(options.durability.to_number()),
@@ -86,6 +98,15 @@ impl Limits {
     pub(crate) fn soft_limit_bytes(&self) -> u64 {
         let limit = self.store_limit_bytes();
         limit - limit / SLACK_SHARE
+    }
+
+    /// What peers may be sent.
+    pub(crate) fn kinds_for_peers(&self) -> Kinds {
+        let any = self.remotify.load(Relaxed);
+        Kinds {
+            persistent: any && self.remotify_persistent.load(Relaxed),
+            ephemeral: any && self.remotify_ephemeral.load(Relaxed),
+        }
     }
 
     pub(crate) fn is_stuck(&self, now_ms: u64) -> bool {

@@ -213,6 +213,9 @@ pub struct Directives {
     pub remotify: Option<bool>,
     /// Pages come home by themselves while there is room for them here.
     pub repatriate: Option<bool>,
+    /// The same for pages of persistent pools alone, and for those of ephemeral ones.
+    pub remotify_persistent: Option<bool>,
+    pub remotify_ephemeral: Option<bool>,
     pub codec: Option<CodecName>,
     pub remote_codec: Option<CodecName>,
     /// For what is sent from now on.

@@ -7,7 +7,9 @@ use ramster_core::compress::{Codec, Kind, Packed, Packer};
 use ramster_core::handle::Handle;
 use ramster_core::page::{Digest, PAGE_BYTES, Page, same_value};
 
+use crate::clock::now_ns;
 use crate::engine::Engine;
+use crate::histograms::Timed;
 
 /// Pages put under one lock: some 10 us of holding it, which a fault may have to wait for.
 const RUN_PAGES: usize = 16;
@@ -43,6 +45,7 @@ impl Putter {
 
     /// Many pages (at most 64) in few locks; `outcomes` is filled in the same order.
     pub fn put_run(&mut self, handles: &[Handle], pages: &[&Page], outcomes: &mut Vec<Put>) {
+        let begun_ns = now_ns();
         outcomes.clear();
         for (handles, pages) in handles.chunks(RUN_PAGES).zip(pages.chunks(RUN_PAGES)) {
             self.run.clear();
@@ -59,6 +62,8 @@ impl Putter {
                 }
             });
         }
+        let count = handles.len().max(1) as u64;
+        self.engine.stats().time_many(Timed::Put, now_ns().saturating_sub(begun_ns) / count, count);
         self.engine.note_pressure();
         self.engine.note_flushes();
     }

@@ -15,6 +15,7 @@ use ramster_core::wire::message::{Blob, PutPage};
 
 use crate::bulk::{Fetched, NotFetched};
 use crate::engine::Engine;
+use crate::histograms::Timed;
 use crate::holders::SPILL;
 use crate::homeward;
 use crate::remotifier::Remotifier;
@@ -39,6 +40,7 @@ const NOT_NOW_MS: u64 = 50;
 pub struct Rebuild {
     /// Pages with too few copies may be anywhere from chunk `cursor` on, and around to where the walk began.
     walking: bool,
+    walking_since_ms: u64,
     cursor: u32,
     /// Something was found since the walk last came round.
     found: bool,
@@ -55,6 +57,7 @@ struct Recall {
     /// Nobody asked: there is room at home.
     by_itself: bool,
     bytes_left: u64,
+    since_ms: u64,
     cursor: u32,
     /// Something was found since the walk last came round.
     found: bool,
@@ -70,13 +73,13 @@ struct UnderWay {
 
 impl Rebuild {
     /// A holder wants that much taken away; 0: nothing.
-    pub fn recall(&mut self, holder: HolderId, bytes: u64) {
+    pub fn recall(&mut self, holder: HolderId, bytes: u64, now_ms: u64) {
         if bytes == 0 {
             return;
         }
-        let recall = Recall { holder, by_itself: false, bytes_left: bytes, cursor: 0, found: true };
+        let recall = Recall { holder, by_itself: false, bytes_left: bytes, since_ms: now_ms, cursor: 0, found: true };
         match self.recalls.iter_mut().find(|recall| recall.holder == holder) {
-            Some(known) => *known = recall,
+            Some(known) => *known = Recall { since_ms: known.since_ms, ..recall },
             None => self.recalls.push(recall),
         }
     }
@@ -88,22 +91,29 @@ impl Rebuild {
     }
 
     /// So much may come home from there, from chunk `cursor` on.
-    pub fn fetch_home(&mut self, holder: HolderId, bytes: u64) {
-        self.recalls.push(Recall { holder, by_itself: true, bytes_left: bytes, cursor: 0, found: false });
+    pub fn fetch_home(&mut self, holder: HolderId, bytes: u64, now_ms: u64) {
+        self.recalls.push(Recall { holder, by_itself: true, bytes_left: bytes, since_ms: now_ms, cursor: 0, found: false });
     }
 }
 
 impl Remotifier {
     /// The next step, if there is one. Returns when to come again; None: when an answer comes, or never.
     pub(crate) fn rebuild(&mut self, engine: &Engine, now_ms: u64) -> Option<u64> {
+        let was_walking = self.rebuild.walking;
         let again_ms = self.rebuild_step(engine, now_ms);
+        if was_walking && !self.rebuild.walking {
+            engine.stats().time(Timed::Rebuild, (now_ms - self.rebuild.walking_since_ms) * 1_000_000);
+        }
         engine.stats().set_gauge(Stat::Rebuilding, u64::from(self.rebuild.walking));
         again_ms
     }
 
     fn rebuild_step(&mut self, engine: &Engine, now_ms: u64) -> Option<u64> {
         if engine.limits.thinned.swap(false, SeqCst) {
-            (self.rebuild.walking, self.rebuild.found) = (true, true);
+            if !std::mem::replace(&mut self.rebuild.walking, true) {
+                self.rebuild.walking_since_ms = now_ms;
+            }
+            self.rebuild.found = true;
         }
         if let Some(under_way) = self.rebuild.under_way {
             self.go_on(engine, under_way, now_ms);
@@ -230,6 +240,9 @@ impl Remotifier {
         match self.rebuild.recalls.first_mut() {
             Some(_) if is_over => {
                 self.rebuild.recalls.remove(0);
+                if !recall.by_itself {
+                    engine.stats().time(Timed::Recall, now_ms.saturating_sub(recall.since_ms) * 1_000_000);
+                }
             }
             Some(first) => *first = recall,
             None => {}

@@ -15,6 +15,7 @@ use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::holders::SPILL;
 use crate::homeward::Homeward;
+use crate::limits::Kinds;
 use crate::links::NoLink;
 use crate::packing::Packing;
 use crate::placement::{Choice, Placement};
@@ -158,7 +159,7 @@ impl Remotifier {
                 received = Err(Trouble::Silent);
             }
             let free_bytes = bulk.free_bytes();
-            self.rebuild.recall(holder, bulk.link.take_recall_bytes());
+            self.rebuild.recall(holder, bulk.link.take_recall_bytes(), now);
             self.heed_answers(engine, holder, free_bytes, now);
             match received {
                 Ok(()) => index += 1,
@@ -288,22 +289,27 @@ impl Remotifier {
         }
         self.sending = true;
         let limit = BatchLimit { pages: wanted.pages.min(LOCKED.pages), bytes: wanted.bytes.min(LOCKED.bytes) };
-        let site = match self.site(engine, limit.bytes as u64, now_ms) {
-            Choice::Site(site) => site,
+        let kinds = engine.limits.kinds_for_peers();
+        let mut turn = self.send_somewhere(engine, (kinds.persistent || kinds.ephemeral, kinds), limit, now_ms);
+        if matches!(turn, Turn::Enough) && kinds.ephemeral && !kinds.persistent {
+            // Nothing more that may go to a peer: the rest has the spill file, or stays.
+            turn = self.send_somewhere(engine, (false, kinds), limit, now_ms);
+        }
+        turn
+    }
+
+    fn send_somewhere(&mut self, engine: &Engine, (peers, kinds): (bool, Kinds), limit: BatchLimit, now_ms: u64) -> Turn {
+        let turn = match self.site(engine, peers, limit.bytes as u64, now_ms) {
+            Choice::Site(site) => self.send_batch(engine, site, kinds, limit, now_ms),
             Choice::Busy => return Turn::Busy,
-            Choice::Nowhere => {
-                self.set_stuck(engine, now_ms + STUCK_MS);
-                return Turn::NowhereToPut;
-            }
+            Choice::Nowhere => Turn::NowhereToPut,
         };
-        let turn = self.send_batch(engine, site, limit, now_ms);
         self.set_stuck(engine, if matches!(turn, Turn::NowhereToPut) { now_ms + STUCK_MS } else { 0 });
         turn
     }
 
     /// Holders that have a link, for the next batch.
-    fn site(&mut self, engine: &Engine, need_bytes: u64, now_ms: u64) -> Choice {
-        let peers = engine.limits.remotify.load(Relaxed);
+    fn site(&mut self, engine: &Engine, peers: bool, need_bytes: u64, now_ms: u64) -> Choice {
         loop {
             let takers = (peers, self.disk_full_until_ms <= now_ms);
             let choice = self.placement.choose(engine, &self.bulks, takers, need_bytes, now_ms);
@@ -334,15 +340,18 @@ impl Remotifier {
         }
     }
 
-    fn send_batch(&mut self, engine: &Engine, site: Site, limit: BatchLimit, now_ms: u64) -> Turn {
+    fn send_batch(&mut self, engine: &Engine, site: Site, kinds: Kinds, limit: BatchLimit, now_ms: u64) -> Turn {
         let (batch, orders) = (&mut self.batch, &mut self.orders);
         let mut pool = PoolKind::Persistent;
         engine.with_tmem(|tmem| {
             // Flushes that were queued before the batch is begun MUST reach the holders before it.
             tmem.take_flushes(usize::MAX, orders);
-            tmem.begin_remotify(pool, site, limit, batch);
             let peer = site.first().filter(|holder| *holder != SPILL);
-            if let Some(peer) = peer.filter(|_| batch.is_empty()) {
+            batch.clear();
+            if kinds.persistent || peer.is_none() {
+                tmem.begin_remotify(pool, site, limit, batch);
+            }
+            if let Some(peer) = peer.filter(|_| batch.is_empty() && kinds.ephemeral) {
                 pool = PoolKind::Ephemeral;
                 tmem.begin_remotify(pool, Site::of(&[peer]), limit, batch);
             }

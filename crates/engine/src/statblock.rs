@@ -1,4 +1,5 @@
-//! The shared stat block: 64 words, one file a process tree. Covers the names and how processes add up; the supervisor reads it at exit.
+//! The shared stat block, one file a process tree: 64 words of counters and gauges, then histograms. Covers the names and how processes add up; the
+//! supervisor reads it at exit, the node hears of it twice a second.
 //! Counters are added by everybody. A gauge is the sum of what each process contributes; `*_max` is the highest sum anybody saw.
 
 use std::io;
@@ -6,6 +7,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ramster_sys::shared_words::SharedWords;
+
+use crate::histograms::{BUCKETS, HISTOGRAM_WORDS, HISTOGRAMS, Timed};
 
 macro_rules! stats {
     ($($(#[$doc:meta])* $variant:ident $name:literal)*) => {
@@ -76,11 +79,19 @@ stats! {
     Rebuilding "rebuilding"
     /// Batches that did not leave because too many sets of holders are in use.
     SitesRefused "sites_refused"
+    /// The two reasons of `puts_refused`.
+    PutsRefusedStoreFull "puts_refused_store_full"
+    PutsRefusedNoSuchPool "puts_refused_no_such_pool"
+    PoolsRefused "pools_refused"
 }
 
-/// The size of the file: room for names to come without a new layout.
+/// Room for names to come without a new layout.
 pub const STAT_WORDS: usize = 64;
 const _: () = assert!(STAT_FIELDS.len() <= STAT_WORDS);
+/// The size of the file: histograms from word 64 on, the block's number in the last one.
+const BLOCK_WORDS: usize = 256;
+const NUMBER_WORD: usize = BLOCK_WORDS - 1;
+const _: () = assert!(STAT_WORDS + HISTOGRAMS.len() * HISTOGRAM_WORDS < NUMBER_WORD);
 
 pub struct StatBlock {
     shared: SharedWords,
@@ -88,14 +99,20 @@ pub struct StatBlock {
     contributed: [AtomicU64; STAT_WORDS],
     /// Gauge values inherited at a fork: copy-on-write memory that the parent already counts.
     inherited: [AtomicU64; STAT_WORDS],
+    /// A file's, shared by a tree. Otherwise each forked child has its own, and begins with what its parent had counted.
+    is_shared: bool,
+    /// What a forked child began with.
+    at_fork: [AtomicU64; BLOCK_WORDS],
 }
 
 impl StatBlock {
     pub fn open(path: Option<&Path>) -> io::Result<Self> {
         Ok(StatBlock {
-            shared: SharedWords::open(path, STAT_WORDS)?,
+            shared: SharedWords::open(path, BLOCK_WORDS)?,
             contributed: [const { AtomicU64::new(0) }; STAT_WORDS],
             inherited: [const { AtomicU64::new(0) }; STAT_WORDS],
+            is_shared: path.is_some(),
+            at_fork: [const { AtomicU64::new(0) }; BLOCK_WORDS],
         })
     }
 
@@ -104,6 +121,45 @@ impl StatBlock {
         if count != 0 {
             self.word(stat).fetch_add(count, Relaxed);
         }
+    }
+
+    /// One that took so long: two additions.
+    pub fn time(&self, what: Timed, ns: u64) {
+        self.time_many(what, ns, 1);
+    }
+
+    /// So many that took so long each.
+    pub fn time_many(&self, what: Timed, ns: u64, count: u64) {
+        let words = &self.shared.words()[STAT_WORDS + what as usize * HISTOGRAM_WORDS..];
+        words[what.bucket(ns)].fetch_add(count, Relaxed);
+        words[BUCKETS].fetch_add(ns.saturating_mul(count), Relaxed);
+    }
+
+    /// Tells blocks apart that several processes report: the first one names it. `number` is never 0.
+    pub fn name_block(&self, number: u64) {
+        let _ = self.shared.words()[NUMBER_WORD].compare_exchange(0, number, Relaxed, Relaxed);
+    }
+
+    /// The number of a block that a tree shares. None: it is this process's own.
+    pub fn block_number(&self) -> Option<u64> {
+        self.is_shared.then(|| self.shared.words()[NUMBER_WORD].load(Relaxed))
+    }
+
+    /// Names and values since this process, or the tree where it shares the block, began.
+    pub fn since_fork(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        STAT_FIELDS.iter().enumerate().map(|(index, name)| (*name, self.since(index)))
+    }
+
+    /// Each histogram's buckets, then its sum in nanoseconds, likewise.
+    pub fn histograms(&self) -> impl Iterator<Item = (&'static str, Vec<u64>)> + '_ {
+        HISTOGRAMS.iter().enumerate().map(|(index, (name, _))| {
+            let first = STAT_WORDS + index * HISTOGRAM_WORDS;
+            (*name, (first..first + HISTOGRAM_WORDS).map(|word| self.since(word)).collect())
+        })
+    }
+
+    fn since(&self, index: usize) -> u64 {
+        self.shared.words()[index].load(Relaxed).saturating_sub(self.at_fork[index].load(Relaxed))
     }
 
     /// Sets this process's part of a gauge and returns the new sum of all processes. One caller at a time per gauge and process.
@@ -142,6 +198,9 @@ impl StatBlock {
         for (contributed, inherited) in self.contributed.iter().zip(&self.inherited) {
             inherited.fetch_add(contributed.swap(0, Relaxed), Relaxed);
         }
+        if !self.is_shared {
+            self.at_fork.iter().zip(self.shared.words()).for_each(|(begun, word)| begun.store(word.load(Relaxed), Relaxed));
+        }
         // The child is one more.
         self.inherited[Stat::Processes as usize].store(0, Relaxed);
     }
@@ -179,6 +238,30 @@ mod tests {
         one.withdraw();
         two.withdraw();
         assert_eq!(two.get(Stat::BytesStored), 10); // the parent's own part, in the parent
+        std::fs::remove_file(&path).expect("remove");
+    }
+
+    #[test]
+    fn a_forked_child_with_a_block_of_its_own_reports_what_it_did_itself() {
+        let (own, path) =
+            (StatBlock::open(None).expect("open"), std::env::temp_dir().join(format!("ramster-tree-{}", std::process::id())));
+        let tree = StatBlock::open(Some(&path)).expect("open");
+        for block in [&own, &tree] {
+            block.name_block(7);
+            block.name_block(8);
+            block.add(Stat::Puts, 5);
+            block.time(Timed::Put, 3_000);
+            block.after_fork_child();
+            block.add(Stat::Puts, 2);
+            block.time_many(Timed::Put, 5_000, 3);
+        }
+        let seen = |block: &StatBlock| {
+            let puts = block.since_fork().find(|(name, _)| *name == "puts").map(|(_, count)| count);
+            let (_, times) = block.histograms().find(|(name, _)| *name == "put").expect("put");
+            (block.block_number(), puts, times[2], times[3], times[BUCKETS])
+        };
+        assert_eq!(seen(&own), (None, Some(2), 0, 3, 15_000));
+        assert_eq!(seen(&tree), (Some(7), Some(7), 1, 3, 18_000));
         std::fs::remove_file(&path).expect("remove");
     }
 

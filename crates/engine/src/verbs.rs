@@ -5,8 +5,11 @@ use ramster_core::compress::Packer;
 use ramster_core::handle::{Handle, ObjectId, PoolId, PoolKind};
 use ramster_core::page::Page;
 
+use crate::clock::now_ns;
 use crate::engine::Engine;
+use crate::histograms::{SAMPLE, Timed};
 use crate::putter::put_one;
+use crate::statblock::Stat;
 
 /// How long a put into a full store waits for the remotifier before it is refused: some batches to a slow holder.
 const PUT_PATIENCE_MS: u64 = 2000;
@@ -40,13 +43,17 @@ impl Backend for Engine {
     }
 
     fn put(&self, handle: &Handle, page: &Page) -> Put {
-        let deadline_ms = crate::now_ms() + PUT_PATIENCE_MS;
+        let begun_ns = now_ns();
+        let deadline_ms = begun_ns / 1_000_000 + PUT_PATIENCE_MS;
         loop {
             let heard = self.limits.room.listen();
             let outcome = self.with_packer(|packer| put_one(self, packer, handle, page));
             let full = outcome == Put::Rejected(Refusal::StoreFull);
             let left_ms = deadline_ms.saturating_sub(crate::now_ms());
             if !full || left_ms == 0 || !self.is_making_room() {
+                if outcome == Put::Stored && self.stats().get(Stat::Puts).is_multiple_of(SAMPLE) {
+                    self.stats().time(Timed::Put, now_ns().saturating_sub(begun_ns));
+                }
                 return outcome;
             }
             // Pages are leaving. Nothing is kept under the handle meanwhile.

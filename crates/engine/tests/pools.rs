@@ -9,7 +9,7 @@ use common::{handle, page, peers, server, wait_until};
 use ramster_core::backend::{Backend, Get, Keep, Put, Refusal};
 use ramster_core::handle::PoolKind;
 use ramster_core::page::PAGE_BYTES;
-use ramster_engine::{Engine, Options, Stat};
+use ramster_engine::{Directives, Engine, Options, Stat};
 
 #[test]
 fn a_put_into_a_full_store_is_refused_and_leaves_no_older_copy() {
@@ -111,4 +111,65 @@ fn the_node_hears_of_a_client_and_its_directives_are_obeyed() {
     assert!(BufReader::new(stream).lines().next().expect("a line").expect("in time").contains("register"));
     engine.close();
     std::fs::remove_file(&socket).expect("remove");
+}
+
+/// Persistent and ephemeral pages apart: what may not go to peers stays, or makes room, and what may goes.
+#[test]
+fn an_operator_says_which_kind_of_pages_may_go_to_peers() {
+    for (persistent, ephemeral) in [(true, false), (false, true), (false, false)] {
+        let holder = server(1, 64 << 20);
+        let options = Options { local_bytes: 1 << 20, peers: peers(&[&holder]), ..Options::default() };
+        let engine = Engine::start_for_pools(&options).expect("engine");
+        let directives =
+            Directives { remotify_persistent: Some(persistent), remotify_ephemeral: Some(ephemeral), ..Directives::default() };
+        engine.set_directives(&directives).expect("directives");
+        let (kept, cached) =
+            (engine.new_pool(PoolKind::Persistent).expect("pool"), engine.new_pool(PoolKind::Ephemeral).expect("pool"));
+        for (pool, may) in [(kept, persistent), (cached, ephemeral)] {
+            let before = engine.stats().get(Stat::PagesRemotified);
+            let put_all = || {
+                for index in 0..600 {
+                    engine.put(&handle(pool, index), &page(index, 0));
+                }
+            };
+            let left = || engine.stats().get(Stat::PagesRemotified) - before;
+            put_all();
+            if may {
+                // The remotifier found nothing that may leave a moment ago, and looks again within a second.
+                wait_until("pages that may leave have left", || {
+                    put_all();
+                    left() > 100
+                });
+            }
+            assert!(may || left() == 0, "{persistent} {ephemeral}: {} pages of {pool:?} left", left());
+            engine.destroy_pool(pool);
+        }
+        let timed: u64 =
+            engine.stats().histograms().filter(|(name, _)| *name == "put").flat_map(|(_, words)| words).take(24).sum();
+        assert!(timed > 0 && timed < engine.stats().get(Stat::Puts) / 20, "{timed} puts were timed");
+    }
+}
+
+/// The disk takes what may not go to a peer, while pages of the other kind go there.
+#[test]
+fn persistent_pages_that_may_not_go_to_peers_go_to_the_spill_file() {
+    let holder = server(1, 64 << 20);
+    let dir = std::env::temp_dir().join(format!("ramster-kinds-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("directory");
+    let options = Options { local_bytes: 1 << 20, peers: peers(&[&holder]), spill_dir: Some(dir.clone()), ..Options::default() };
+    let engine = Engine::start_for_pools(&options).expect("engine");
+    engine.set_directives(&Directives { remotify_persistent: Some(false), ..Directives::default() }).expect("directives");
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    for index in 0..1000 {
+        assert_eq!(engine.put(&handle(pool, index), &page(index, 0)), Put::Stored, "page {index}");
+    }
+    assert_eq!(engine.stats().get(Stat::PagesRemotified), 0);
+    assert!(engine.stats().get(Stat::PagesSpilled) > 500);
+    let mut found = [0; PAGE_BYTES];
+    for index in 0..1000 {
+        assert_eq!(engine.get(&handle(pool, index), Keep::Keep, &mut found), Ok(Get::Hit));
+        assert!(found == page(index, 0));
+    }
+    drop(engine);
+    std::fs::remove_dir_all(&dir).expect("remove");
 }

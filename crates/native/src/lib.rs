@@ -16,6 +16,8 @@ use pyo3::types::PyTuple;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("STAT_FIELDS", PyTuple::new(module.py(), ramster_engine::STAT_FIELDS)?)?;
+    let histograms = ramster_engine::HISTOGRAMS.iter().map(|(name, first_us)| (*name, ramster_engine::ends_s(*first_us)));
+    module.add("HISTOGRAMS", histograms.collect::<std::collections::BTreeMap<_, _>>())?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<server::Server>()?;
     module.add_class::<region::Region>()?;

@@ -1,11 +1,11 @@
-//! One question to another node, for the node's membership: who answers there, and what it offers. No page is asked for or sent.
+//! One question to another node, for the node's membership: who answers there, what it offers, and how long that took. No page is asked for or sent.
 
 use pyo3::exceptions::{PyConnectionError, PyConnectionRefusedError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use ramster_core::handle::OwnerId;
 use ramster_core::wire::message::Role;
-use ramster_engine::CredentialsPem;
+use ramster_engine::{CredentialsPem, now_us};
 use ramster_peer::client::{Link, LinkError};
 use ramster_peer::tls::Secured;
 
@@ -34,12 +34,13 @@ pub fn ask_peer<'py>(
         return Err(PyValueError::new_err("peer: with credentials, say which node must answer"));
     }
     let asker = OwnerId { node, client: ASKER, incarnation: 0 };
-    let link = py.detach(|| {
+    let (link, took_us) = py.detach(|| {
         let context = credentials.map(|pem| pem.credentials().client_context()).transpose();
         let context = context.map_err(|error| ConfigError::new_err(error.to_string()))?;
         let secured = context.as_ref().zip(peer).map(|(context, node)| Secured { context, node });
+        let begun_us = now_us();
         let link = Link::connect_by(secured, &address, &asker, Role::Get, deadline_ms);
-        link.map_err(|error| match &error {
+        link.map(|link| (link, now_us() - begun_us)).map_err(|error| match &error {
             LinkError::Io(errno) if errno.raw_os_error() == ECONNREFUSED => PyConnectionRefusedError::new_err(error.to_string()),
             _ => PyConnectionError::new_err(error.to_string()),
         })
@@ -52,5 +53,6 @@ pub fn ask_peer<'py>(
     answer.set_item("incarnation", link.holder().incarnation)?;
     answer.set_item("offer_bytes", link.holder_offer_bytes())?;
     answer.set_item("free_bytes", link.holder_free_bytes())?;
+    answer.set_item("took_us", took_us)?;
     Ok(answer)
 }

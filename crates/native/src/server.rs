@@ -85,6 +85,15 @@ impl Server {
         set.map_err(|error| ConfigError::new_err(error.to_string()))
     }
 
+    /// Certificates of these nodes are no longer good: links of theirs end, and new ones are turned away.
+    fn set_revoked(&self, py: Python<'_>, nodes: Vec<u64>) {
+        py.detach(|| {
+            if let Some(server) = self.server.lock().as_ref() {
+                server.set_revoked(&nodes);
+            }
+        });
+    }
+
     /// Ends every link and frees every page. Stopping again does nothing.
     fn stop(&self, py: Python<'_>) {
         py.detach(|| {
@@ -120,13 +129,20 @@ fn plain(stats: &ServerStats) -> serde_json::Value {
         "accepts_paused": stats.accepts_paused,
         "puts_stored": counts.puts_stored,
         "puts_refused_full": counts.puts_refused_full,
+        "puts_refused_gone": counts.puts_gone,
+        "puts_refused_stale": counts.puts_stale,
         "gets_hit": counts.gets_hit,
         "gets_miss": counts.gets_miss + counts.gets_gone + counts.gets_stale,
         "pages_flushed": counts.pages_flushed,
+        "gets_gone": counts.gets_gone,
+        "gets_stale": counts.gets_stale,
         "pages_dropped": counts.pages_dropped,
         "accounts_returned": counts.accounts_returned,
         "accounts_expired": counts.accounts_expired,
         "shares": counts.shares,
+        "shares_refused": counts.shares_refused,
+        "accounts_superseded": counts.accounts_superseded,
+        "accounts_refused_older": counts.accounts_refused_older,
         "clients": clients,
     })
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use ramster_core::backend::{Keep, Lost};
 use ramster_core::handle::Handle;
 use ramster_core::page::PAGE_BYTES;
-use ramster_engine::{Arrival, Lane, LaneGet, Stat, now_ms, now_us};
+use ramster_engine::{Arrival, Lane, LaneGet, Stat, now_ms, now_ns, now_us};
 use ramster_sys::say::say;
 use ramster_sys::staging::Staging;
 use ramster_sys::uffd::{Fault, FillError, Uffd, feature};
@@ -398,7 +398,7 @@ impl Handler {
             return;
         }
         let Self { pager, uffd, lane, pending, .. } = self;
-        lane.ready(now_ms(), &mut |request, _handle, arrival| {
+        lane.ready_at(now_ns(), &mut |request, _handle, arrival| {
             let Some(index) = pending.iter().position(|one| one.request == request) else { return };
             let Pending { page, number, .. } = pending.swap_remove(index);
             seam::pass(Point::Arrival, pager.addr_of(page));

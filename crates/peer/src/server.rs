@@ -6,6 +6,7 @@ mod connection;
 mod counters;
 mod worker;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use ramster_sys::slabs::ArenaSlabs;
 use rustix::fd::OwnedFd;
 
 use crate::tls::{Credentials, CredentialsError};
+use connection::Connection;
 use counters::Counters;
 pub use counters::EndReason;
 use worker::{Mailbox, Worker};
@@ -79,6 +81,8 @@ impl Default for Timeouts {
 impl Timeouts {
     fn grace_ms(&self, ended: EndReason) -> u64 {
         match ended {
+            // It cannot come back.
+            EndReason::RefusedRevoked => 0,
             EndReason::Unreachable | EndReason::NotTakingTimeout | EndReason::HalfFrameTimeout => self.silent_grace_ms,
             _ => self.closed_grace_ms,
         }
@@ -116,6 +120,8 @@ struct Shared {
     config: ServerConfig,
     /// For the next link. None: plain.
     tls: Lock<Option<Arc<rustls::ServerConfig>>>,
+    /// Nodes whose certificates are no longer good, with all that speak for them.
+    revoked: Lock<HashSet<u64>>,
     /// Held for one page or one slice of pages at a time, never over a system call.
     foreign: Lock<Foreign<ArenaSlabs>>,
     counters: Counters,
@@ -124,7 +130,7 @@ struct Shared {
     /// By `now_ms`: when pages of an owner without a link go. u64::MAX: every owner has one.
     expire_at_ms: AtomicU64,
     stopping: AtomicBool,
-    /// Grows with every change of the offer: links tell their clients.
+    /// Grows with every change of the offer, and of who is revoked: links tell their clients, or end.
     offer_changes: AtomicU64,
     mailboxes: Vec<Mailbox>,
 }
@@ -161,6 +167,7 @@ impl Server {
             foreign: Lock::new(Foreign::new(config.offer_bytes, reserve(config.offer_bytes)?)),
             config,
             tls: Lock::new(tls),
+            revoked: Lock::new(HashSet::new()),
             counters: Counters::default(),
             links: AtomicUsize::new(0),
             start: Instant::now(),
@@ -196,6 +203,14 @@ impl Server {
         let tls = credentials.server_config(self.shared.config.node)?;
         *self.shared.tls.lock() = Some(tls);
         Ok(())
+    }
+
+    /// Whoever has a certificate of one of these nodes is turned away from now on, its client processes too, and links that they have open end. Plain
+    /// links show no certificate and are not affected.
+    pub fn set_revoked(&self, nodes: &[u64]) {
+        *self.shared.revoked.lock() = nodes.iter().copied().collect();
+        self.shared.offer_changes.fetch_add(1, Ordering::SeqCst);
+        self.shared.wake_all();
     }
 
     pub fn stats(&self) -> ServerStats {
@@ -235,6 +250,10 @@ impl Drop for Server {
 }
 
 impl Shared {
+    fn is_revoked(&self, link: &Connection) -> bool {
+        link.node.is_some_and(|node| self.revoked.lock().contains(&node))
+    }
+
     fn now_ms(&self) -> u64 {
         self.start.elapsed().as_millis() as u64
     }

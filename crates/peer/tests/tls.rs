@@ -269,3 +269,27 @@ fn rotation_is_for_new_links_and_ends_none_that_is_open() {
     drop((old_link, new_link));
     assert_nothing_leaks(server);
 }
+
+/// What a node that is forgotten for good has left, and whoever has its key.
+#[test]
+fn a_revoked_node_and_its_processes_are_turned_away_and_their_open_links_end() {
+    let cluster = Cluster::new();
+    let server = start_tls(&cluster);
+    let (me, other) = (of(NODE, client_number(FAMILY, 1)), of(2, client_number(FAMILY, 1)));
+    let mut mine = link(&server, &cluster.family(NODE, FAMILY), &me);
+    let nodes_own = link(&server, &cluster.node(NODE), &of(NODE, 0));
+    let mut others = link(&server, &cluster.family(2, FAMILY), &other);
+    put(&mut mine, 1, 0..10, 1);
+    put(&mut others, 2, 0..10, 1);
+    server.set_revoked(&[NODE, 77]);
+    wait_until(&server, "both links ended", |stats| stats.ended(EndReason::RefusedRevoked) == 2);
+    wait_until(&server, "its pages are gone, without a grace time", |stats| stats.pages() == 10);
+    for credentials in [cluster.family(NODE, FAMILY), cluster.node(NODE)] {
+        assert!(is_refused(try_link(&server, &credentials, HOLDER, &me)));
+    }
+    wait_until(&server, "counted", |stats| stats.ended(EndReason::RefusedRevoked) == 4);
+    assert_eq!(get(&mut others, 3, 1), Ok((1, bytes_of(2, 3, 1, 1000))), "nobody else is affected");
+    server.set_revoked(&[]);
+    drop((mine, nodes_own, link(&server, &cluster.family(NODE, FAMILY), &me), others));
+    assert_nothing_leaks(server);
+}

@@ -118,9 +118,52 @@ def status(
     verb.main(node, config, as_json=as_json)
 
 
+@app.command()
+def nodes(
+    node: Annotated[str | None, typer.Option(help="The node's admin socket.")] = None,
+    config: Annotated[str | None, typer.Option(help="The node's file, which names its socket.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Show all nodes of the cluster, and who lends to whom: asks each of them."""
+    from ramster.cli import nodes as verb
+
+    verb.main(node, config, as_json=as_json)
+
+
+@app.command()
+def leave(
+    deadline: Annotated[str, typer.Option(help="How long owners may take to fetch their pages: 60s, 10m.")] = "60s",
+    force: Annotated[bool, typer.Option("--force", help="Leave at the deadline even if pages are lost by it.")] = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove this node's keys and certificates as well.")] = False,
+    node: Annotated[str | None, typer.Option(help="The node's admin socket.")] = None,
+    config: Annotated[str | None, typer.Option(help="The node's file, which names its socket.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Take the local node out of the cluster for good: its pages go elsewhere, the others forget it, it ends."""
+    from ramster.cli import leave as verb
+
+    raise typer.Exit(verb.leave(deadline, node, config, force=force, wipe=wipe, as_json=as_json))
+
+
+@app.command()
+def forget(
+    node_id: Annotated[int, typer.Argument(metavar="ID", help="The node that is gone for good.")],
+    force: Annotated[bool, typer.Option("--force", help="Even if it is up: its keys were stolen.")] = False,
+    node: Annotated[str | None, typer.Option(help="The node's admin socket.")] = None,
+    config: Annotated[str | None, typer.Option(help="The node's file, which names its socket.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """On the node that signs: forget a node that died for good, and revoke its certificate."""
+    from ramster.cli import leave as verb
+
+    verb.forget(node_id, node, config, force=force, as_json=as_json)
+
+
 @app.command("set")
 def set_(
-    key: Annotated[str | None, typer.Argument(help="remotify, codec, remote-codec, durability, offer or log.")] = None,
+    key: Annotated[
+        str | None, typer.Argument(help="remotify, targets, offer, log.control, ...; see set alone.")
+    ] = None,
     value: Annotated[str | None, typer.Argument(help="on, zstd, copies=2, 8G, debug, ...")] = None,
     node: Annotated[str | None, typer.Option(help="The node's admin socket.")] = None,
     config: Annotated[str | None, typer.Option(help="The node's file, which names its socket.")] = None,

@@ -10,12 +10,11 @@ import sys
 import time
 from dataclasses import dataclass
 
-from ramster.config import addresses, file, machine, places, sizes
+from ramster.config import addresses, durations, file, machine, places, sizes
 from ramster.errors import ConfigError, UsageError
 from ramster.node import joining, rotation
 from ramster.security import authority, credentials, files, names, tokens
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # A token that lies about for longer is found by somebody; one needs it for the minute of a join.
 EXPIRES_MAX_S = 30 * 86400
 
@@ -51,7 +50,7 @@ def init(wishes: Wishes, node: int, *, as_json: bool) -> None:
 
 def token(directory: str | None, expires: str, *, as_json: bool) -> None:
     """Prints a new token. Raises ConfigError, StartError or RefusedError."""
-    seconds = _seconds(expires)
+    seconds = durations.seconds(expires, of="--expires", most_s=EXPIRES_MAX_S, most="a token is good for 30d at most")
     found = files.Directory(directory or places.default_directory())
     if found.has(files.ROOTS) and not found.has(files.AUTHORITY_KEY):
         raise ConfigError(
@@ -124,16 +123,6 @@ def _host(text: str) -> tuple[str, int]:
     if ":" not in text or addresses.is_one_machine(bare):
         return bare, places.CONTROL_PORT
     return addresses.split(text, of="HOST")
-
-
-def _seconds(text: str) -> int:
-    number, unit = text[:-1], text[-1:]
-    if not (number.isascii() and number.isdigit()) or unit not in _UNITS_S or int(number) == 0:
-        raise UsageError(f"--expires: {text!r} is no time; write a number with s, m, h or d, like 30m or 1h")
-    seconds = int(number) * _UNITS_S[unit]
-    if seconds > EXPIRES_MAX_S:
-        raise UsageError(f"--expires: {text} is too long; a token is good for 30d at most")
-    return seconds
 
 
 def _word(text: str) -> str:

@@ -22,11 +22,13 @@ def main(node: str | None, config: str | None, *, as_json: bool) -> None:
         _show(status)
 
 
-def ask_node(node: str | None, config: str | None, question: dict[str, Any]) -> dict[str, Any]:
+def ask_node(
+    node: str | None, config: str | None, question: dict[str, Any], *, deadline_ms: int = DEADLINE_MS
+) -> dict[str, Any]:
     """What the node that the flags mean answers. Raises StartError when there is none."""
     path = socket_path(node, config)
     try:
-        return lines.ask(path, question, deadline_ms=DEADLINE_MS)
+        return lines.ask(path, question, deadline_ms=deadline_ms)
     except OSError as error:
         why = "did not answer in time" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
         cure = "start one with: ramster node --config FILE, or name its socket with --node"

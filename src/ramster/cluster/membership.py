@@ -182,6 +182,9 @@ class Membership(Protocol):
     def tick(self, now_ms: int) -> None:
         """Lets time pass. Call it at least every `heartbeat_ms`, or the node takes itself for suspended."""
 
+    def forget(self, node: int, life: int | None) -> None:
+        """The node left for good: it no longer counts, unless it comes back in a later life than `life` (None: in no life)."""
+
     def members(self) -> list[Member]:
         """Every other node that is known, by id."""
 

@@ -66,6 +66,8 @@ class Registry:
         self._missing: dict[int, int] = {}
         self._claims: dict[int, dict[int, str]] = {}
         self._namesake: Announcement | None = None
+        # Who left for good, and up to which life; None: whatever life.
+        self._left: dict[int, int | None] = {}
         # What is registered for this node, as far as it knows.
         self.registered: Announcement | None = None
 
@@ -83,6 +85,14 @@ class Registry:
     def own_claim(self) -> str:
         """Where it says that somebody else has its id."""
         return f"{self.claims_prefix}{self.own.id}/{self.own.incarnation}"
+
+    def forget(self, node: int, life: int | None) -> None:
+        """The node left for good: what is still registered of that life does not count."""
+        self._left[node] = life
+        self._registered.pop(node, None)
+        self._missing.pop(node, None)
+        self._claims.pop(node, None)
+        self.view.forget(node)
 
     def announce(self, own: Announcement) -> None:
         """What this node says of itself from now on."""
@@ -115,6 +125,8 @@ class Registry:
         said = decode(value)
         if said is None or not (self._is_node(key, said) or self._is_claim(key, said)):
             self.refused_entries += 1
+            return
+        if self._has_left(said):
             return
         if key.startswith(self.claims_prefix):
             self._claims.setdefault(said.id, {})[said.incarnation] = said.address
@@ -218,6 +230,12 @@ class Registry:
             known = self.own.incarnation if node == self.own.id else record and record.incarnation
             if known is not None and known != incarnation:
                 self.view.claimed(said, self._now_ms)
+
+    def _has_left(self, said: Announcement) -> bool:
+        if said.id not in self._left:
+            return False
+        life = self._left[said.id]
+        return life is None or said.incarnation <= life
 
     def _is_node(self, key: str, said: Announcement) -> bool:
         return key == f"{self.nodes_prefix}{said.id}" and said.id > 0

@@ -92,6 +92,11 @@ class Static:
             schedule.next_ms, schedule.asking_ms = self._now_ms, None
         return True
 
+    def forget(self, node: int, life: int | None) -> None:  # noqa: ARG002
+        """The node left for good: it is asked no more and does not count for quorum, unless it is introduced again."""
+        self.view.forget(node)
+        self._schedule.pop(node, None)
+
     def tick(self, now_ms: int) -> None:
         """Lets time pass: silence becomes death, unless it was this node that did not run."""
         now_ms = max(now_ms, self._now_ms)
@@ -241,7 +246,9 @@ class Static:
     def _counts(self, ask: Ask, now_ms: int) -> bool:
         """Whether an outcome is of use: not one that was asked for before this node was suspended, or long ago."""
         self.tick(now_ms)
-        schedule = self._schedule[ask.id]
+        schedule = self._schedule.get(ask.id)
+        if schedule is None:
+            return False  # it left while the question was on its way
         if schedule.asking_ms == ask.asked_ms:
             schedule.asking_ms = None
         return ask.asked_ms >= self._resumed_ms and self._now_ms - ask.asked_ms < self.timing.death_ms

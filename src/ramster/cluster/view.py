@@ -74,6 +74,11 @@ class View:
         self.records[node] = record
         return record
 
+    def forget(self, node: int) -> None:
+        """No longer a member."""
+        self.records.pop(node, None)
+        self._before.pop(node, None)
+
     def heard(self, said: Announcement, asked_ms: int, now_ms: int) -> None:
         """The member lives: it said so in answer to a question asked at `asked_ms`, which is the time that counts."""
         record = self.records[said.id]

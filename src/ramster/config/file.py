@@ -21,7 +21,9 @@ NODE_KEYS: dict[str, tuple[type, str]] = {
     "offer": (str, 'a size, like "2G" or "25%"'),
     "socket": (str, 'a path, like "/run/ramster/node.sock"'),
     "control": (str, 'an address, like "127.0.0.1:7947"'),
+    "metrics": (str, 'an address of this machine alone, like "127.0.0.1:9146"'),
 }
+OPTIONAL = ("control", "metrics")
 PEER_KEYS: dict[str, tuple[type, str]] = {
     "id": NODE_KEYS["id"],
     "address": (str, 'an address, like "127.0.0.1:7947"'),
@@ -44,13 +46,15 @@ TABLES: dict[str, dict[str, tuple[type, str]]] = {
 
 @dataclass(frozen=True)
 class NodeTable:
-    """`[node]`: who this node is, where it listens, how many bytes of RAM it lends, its admin socket and its control port."""
+    """`[node]`: who this node is, where it listens, how many bytes of RAM it lends, its admin socket, its control port
+    and where Prometheus may ask."""
 
     id: int
     listen: str
     offer_bytes: int
     socket: str
     control: str | None = None
+    metrics: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class _Check:
 
 def _node(check: _Check, found: dict[str, Any], ram_bytes: int, *, certified: bool) -> NodeTable:
     found = {"socket": places.default_socket(), **found}
-    check.need("node", found, {key: NODE_KEYS[key] for key in NODE_KEYS if key != "control"})
+    check.need("node", found, {key: NODE_KEYS[key] for key in NODE_KEYS if key not in OPTIONAL})
     if not 1 <= found["id"] < 1 << 63:
         raise check.error(f"node.id must be {NODE_KEYS['id'][1]}, not {found['id']}", "node", "id")
     try:
@@ -158,7 +162,23 @@ def _node(check: _Check, found: dict[str, Any], ram_bytes: int, *, certified: bo
         _listens(check, control, "control", certified=True)
     if not found["socket"]:
         raise check.error(f"node.socket must be {NODE_KEYS['socket'][1]}", "node", "socket")
-    return NodeTable(found["id"], found["listen"], offer_bytes, found["socket"], control)
+    metrics = found.get("metrics")
+    if metrics is not None:
+        _metrics(check, metrics)
+    return NodeTable(found["id"], found["listen"], offer_bytes, found["socket"], control, metrics)
+
+
+def _metrics(check: _Check, text: str) -> None:
+    """Loopback alone: there is no certificate on it, and who reads it learns what programs run."""
+    try:
+        host, port = addresses.split(text, of="node.metrics")
+    except RamsterError as error:
+        raise check.error(str(error), "node", "metrics") from None
+    if not addresses.is_loopback(host):
+        cure = 'write "127.0.0.1:9146", and let something with TLS on this machine pass it on'
+        raise check.error(f"node.metrics: {host} can be reached from other machines; {cure}", "node", "metrics")
+    if port == 0:
+        raise check.error("node.metrics: port 0 is found by nobody; write a port, like 9146", "node", "metrics")
 
 
 def _listens(check: _Check, text: str, key: str, *, certified: bool) -> None:

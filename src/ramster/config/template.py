@@ -22,6 +22,9 @@ control = {control}
 # How much RAM this node lends: a size like "8G", or a percentage of this machine's RAM.
 offer = {offer}
 
+# Where Prometheus may ask for this node's metrics, on this machine alone.
+# metrics = "127.0.0.1:9146"
+
 # The admin socket, for `ramster status` and the programs of this machine. Only root and this node's user may speak there.
 {socket}
 [cluster]

@@ -1,6 +1,8 @@
-"""What the control port answers: `authority` and `join` to strangers, `introduce`, `renew` and `status` to nodes of this cluster.
+"""What the control port answers: `authority` and `join` to strangers; `introduce`, `renew`, `status`, `lends`, `leave` and
+`departed` to nodes of this cluster.
 
-Covers who may have which certificate and which id. Not: links and their limits (`control`), tokens as such (`security.tokens`).
+Covers who may have which certificate and which id, and who may say that who is gone. Not: links and their limits (`control`),
+tokens as such (`security.tokens`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 
 from ramster.errors import RamsterError, RefusedError
 from ramster.node.control import EndLinkError
+from ramster.node.departures import LIFE_MAX, Departed, Departures
 from ramster.node.limits import Bucket
 from ramster.node.peers import PEERS_MAX, Peer, Peers, read_address, read_peer
 from ramster.security import authority, credentials, files, names, tokens
@@ -33,21 +36,32 @@ class Own:
     nodes_max: int = PEERS_MAX
 
 
+@dataclass
+class Hooks:
+    """What the answers lead to. `learnt` is awaited with each peer that is new or moved, `departed` with who is gone; `leaving`
+    hears who is about to leave or stays after all; `status` is the node's, `lends` what it tells a node of what it holds."""
+
+    learnt: Callable[[Peer], Awaitable[None]]
+    departed: Callable[[list[Departed]], Awaitable[None]]
+    leaving: Callable[[int, bool], object]
+    status: Callable[[], dict[str, Any]]
+    lends: Callable[[int], dict[str, Any]]
+    count: Callable[[str], None]
+
+
 class Admission:
-    """The answers of one node. `learnt` is awaited with each peer that is new or moved, `status` gives the node's status."""
+    """The answers of one node."""
 
     def __init__(
         self,
         directory: files.Directory,
         own: Own,
         peers: Peers,
-        *,
-        learnt: Callable[[Peer], Awaitable[None]],
-        status: Callable[[], dict[str, Any]],
-        count: Callable[[str], None],
+        departures: Departures,
+        hooks: Hooks,
     ) -> None:
-        self._directory, self._own, self._peers = directory, own, peers
-        self._learnt, self._status, self._count = learnt, status, count
+        self._directory, self._own, self._peers, self._departures = directory, own, peers, departures
+        self._hooks, self._learnt, self._count = hooks, hooks.learnt, hooks.count
         self._joins = Bucket(JOINS_PER_S, JOINS_BURST)
         self._joining = 0
         self._asks: dict[int, Bucket] = {}
@@ -61,16 +75,27 @@ class Admission:
             if kind == "join":
                 return await self._join(message)
             raise EndLinkError("ended_not_for_strangers")
+        if caller in self._departures.revoked:
+            raise EndLinkError("ended_revoked")
         if not self._asks.setdefault(caller, Bucket(MEMBER_ASKS_PER_S, MEMBER_ASKS_BURST)).take(time.monotonic()):
             self._count("member_over_rate")
             raise RefusedError("too many questions; ask again in a second")
-        if kind == "introduce":
-            return await self._introduce(message, caller)
-        if kind == "renew":
-            return await asyncio.to_thread(self._renew, message, caller)
-        if kind == "status":
-            return self._status()
-        raise EndLinkError("ended_bad_message")
+        match kind:
+            case "introduce":
+                answer = await self._introduce(message, caller)
+            case "renew":
+                answer = await asyncio.to_thread(self._renew, message, caller)
+            case "status":
+                answer = self._hooks.status()
+            case "lends":
+                answer = self._hooks.lends(caller)
+            case "leave":
+                answer = await self._leave(message, caller)
+            case "departed":
+                answer = await self._departed(message, caller)
+            case _:
+                raise EndLinkError("ended_bad_message")
+        return answer
 
     def _authority(self) -> dict[str, Any]:
         """Who signs here, for somebody with a token: the certificate is public, and checked against the token's pin."""
@@ -144,7 +169,8 @@ class Admission:
 
     def _free_id(self, members: dict[str, Any], wanted: int | None) -> int:
         """An id is never given twice: the certificate of whoever had it before is still good."""
-        taken = {self._own.peer.node, *(peer.node for peer in self._peers), *(int(name) for name in members)}
+        departed = {*self._departures.revoked, *self._departures.left}
+        taken = {self._own.peer.node, *(peer.node for peer in self._peers), *(int(name) for name in members), *departed}
         if len(taken) >= PEERS_MAX:
             self._count("join_refused_full")
             raise RefusedError(f"the cluster has {PEERS_MAX} nodes, which is the most")
@@ -165,10 +191,38 @@ class Admission:
         if peer.node != caller:
             self._count("introduce_refused_name")
             raise RefusedError(f"node {caller} cannot introduce node {peer.node}")
+        self._hooks.leaving(caller, False)
+        if self._departures.back(caller):
+            await self._hooks.departed([])
         if self._peers.introduced(peer):
             await self._learnt(peer)
         self._count("introduced")
-        return {"type": "introduced", **self._own.peer.plain(), "peers": self._peers.plain()}
+        answer = {"type": "introduced", **self._own.peer.plain(), "peers": self._peers.plain()}
+        return {**answer, "departed": self._departures.plain()} if self._signs() else answer
+
+    def _signs(self) -> bool:
+        return self._own.authority == self._own.peer.node
+
+    async def _leave(self, message: dict[str, Any], caller: int) -> dict[str, Any]:
+        """The caller is about to leave, leaves for good, or stays after all: of itself alone it may say that."""
+        phase, life = message.get("phase"), message.get("incarnation")
+        if phase not in ("draining", "left", "stays") or type(life) is not int or not 0 <= life <= LIFE_MAX:
+            raise EndLinkError("ended_bad_message")
+        if phase == "left":
+            if self._departures.leave(caller, life):
+                await self._hooks.departed([Departed(caller, life)])
+                self._count("left")
+        else:
+            self._hooks.leaving(caller, phase == "draining")
+        return {"type": "heard"}
+
+    async def _departed(self, message: dict[str, Any], caller: int) -> dict[str, Any]:
+        """Who is gone, from the node that signs and nobody else."""
+        if caller != self._own.authority:
+            self._count("departed_refused_not_signer")
+            raise RefusedError(f"node {caller} does not sign; who is gone node {self._own.authority} says")
+        await self._hooks.departed(self._departures.hear(message))
+        return {"type": "heard"}
 
     def _renew(self, message: dict[str, Any], caller: int) -> dict[str, Any]:
         """A new certificate for the name that the caller has proved to have, and no other."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ramster import _native
 from ramster.errors import RefusedError
 from ramster.metrics import names
 from ramster.policy.directives import ClientSnapshot, Directive
@@ -13,6 +14,8 @@ from ramster.policy.directives import ClientSnapshot, Directive
 # of 1024 with peers.
 CLIENTS_MAX = 512
 PROGRAM_CHARACTERS = 256
+BLOCK_CHARACTERS = 64
+FIGURE_MAX = (1 << 64) - 1
 
 
 @dataclass(eq=False)
@@ -24,11 +27,23 @@ class Client:
     program: str
     stats: dict[str, int] = field(default_factory=dict)
     held_bytes: int | None = None
+    # Which stat block its figures are from; several processes of a tree may share one.
+    block: str = ""
 
-    def hear(self, message: dict[str, Any]) -> None:
-        """Takes over the figures of a `stats` message; what is no figure is left out."""
-        self.stats = {
-            key: value for key, value in message.items() if isinstance(value, int) and not isinstance(value, bool)
+    def hear(self, message: dict[str, Any]) -> dict[str, list[int]]:
+        """Takes over the figures of a `stats` message; what is no figure is left out. Returns its histograms."""
+        self.stats = {key: value for key, value in message.items() if _is_figure(value)}
+        block, histograms = message.get("block"), message.get("histograms")
+        self.block = block[:BLOCK_CHARACTERS] if isinstance(block, str) else f"pid {self.pid}"
+        if not isinstance(histograms, dict):
+            return {}
+        return {
+            name: words
+            for name, words in histograms.items()
+            if name in _native.HISTOGRAMS
+            and isinstance(words, list)
+            and len(words) == len(_native.HISTOGRAMS[name]) + 2
+            and all(map(_is_figure, words))
         }
 
     def snapshot(self) -> ClientSnapshot:
@@ -39,6 +54,10 @@ class Client:
         """As `ramster status --json` prints it."""
         figures = {key: self.stats.get(field_name, 0) for key, field_name in names.CLIENT_FIELDS.items()}
         return {"pid": self.pid, "client": self.client, "program": self.program, **figures, "stats": self.stats}
+
+
+def _is_figure(found: object) -> bool:
+    return type(found) is int and 0 <= found <= FIGURE_MAX
 
 
 def register(message: dict[str, Any]) -> Client:

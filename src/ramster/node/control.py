@@ -25,7 +25,7 @@ from ramster.node.limits import Bucket
 from ramster.security import names
 from ramster.transport import lines
 
-log = logging.getLogger("ramster.node")
+log = logging.getLogger("ramster.control")
 
 # A cluster of hundreds asks a node far less at once; each costs at most some 300 KiB of buffers.
 LINKS_MAX = 64
@@ -227,7 +227,10 @@ class ControlPort:
 
     async def _reply(self, message: dict[str, Any], caller: int | None) -> dict[str, Any]:
         try:
-            return await self._answer(message, caller)
+            answer = await self._answer(message, caller)
+            log.debug("control port: %s of %s answered", str(message.get("type"))[:20],
+                      f"node {caller}" if caller else "a stranger")  # fmt: skip
+            return answer
         except RefusedError as error:
             log.info("control port: %s of %s refused: %s", str(message.get("type"))[:20],
                      f"node {caller}" if caller else "a stranger", error)  # fmt: skip

@@ -7,28 +7,42 @@ Not: pages, which travel in native threads and never wait for this; decisions, w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import stat
-from typing import Any
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from ramster import _native
+from ramster.cluster.membership import Quorum
 from ramster.config import addresses, file, machine, places
 from ramster.errors import ConfigError, RamsterError, RefusedError, StartError
-from ramster.node import callers, clients, drain
-from ramster.node.cluster_side import ClusterSide
+from ramster.metrics import names
+from ramster.metrics.totals import Totals
+from ramster.node import callers, clients, drain, leaving, survey
+from ramster.node.cluster_side import ClusterSide, Hooks
 from ramster.node.standing import Standing
 from ramster.policy import directives, knobs
 from ramster.transport import lines
 
+if TYPE_CHECKING:
+    from ramster.metrics.exposition import Figures
+
 log = logging.getLogger("ramster.node")
+clients_log = logging.getLogger("ramster.clients")
+policy_log = logging.getLogger("ramster.policy")
 
 # Often enough for the machine's pressure, which grows in seconds. A change of membership does not wait for it.
 ROUND_MS = 1000
 ASK_DEADLINE_MS = 2000
 # A client that takes nothing for this long is not listening: its link is closed and it may come back.
 SEND_DEADLINE_MS = 2000
+
+COUNTED = tuple(name for name in _native.STAT_FIELDS if name not in names.NO_COUNTERS)
+Order = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class Node:
@@ -39,13 +53,19 @@ class Node:
             raise ConfigError(f"{found.path}: [node] is missing; add it with id, listen, offer and socket")
         self.table = found.node
         self.side = ClusterSide(found) if found.cluster.dir is not None else None
-        self.standing = Standing(found, self.table, self.side.trust.plain if self.side else None)
+        gone = self.side.departures.lives() if self.side else {}
+        self.standing = Standing(found, self.table, self.side.trust.plain if self.side else None, gone)
         for peer in self.side.peers if self.side else ():
             self.standing.learn(peer.node, peer.listen)
         self._path = found.path
         self.knobs = knobs.Knobs()
         self._clients: dict[clients.Client, asyncio.StreamWriter] = {}
         self._stop = asyncio.Event()
+        self._totals = Totals()
+        self._refused: Counter[str] = Counter()
+        self._end_metrics: Callable[[], Awaitable[None]] | None = None
+        is_etcd = found.cluster.membership == "etcd"
+        self.leaving = leaving.Leaving(self.table.id, self.standing, self.side, self._stop, is_etcd=is_etcd)
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT, then until owners have taken their pages away (a second signal ends that).
@@ -68,9 +88,9 @@ class Node:
             admin = await self._admin()
             if self.side:
                 loop.add_signal_handler(signal.SIGHUP, self.side.refresh, True)
-                self.side.open(
-                    self.server.address, learn=self.standing.learn, status=self.status, changed=self._certified
-                )
+                self.server.set_revoked(sorted(self.side.departures.revoked))
+                self.side.open(self.server.address, self._hooks(self.side))
+            await self._serve_metrics()
             log.info("node %d serves pages on %s, offers %d MiB, admin socket %s",
                      self.table.id, self.server.address, self.table.offer_bytes >> 20, self.table.socket)  # fmt: skip
             standing = asyncio.create_task(self.standing.run(self.server))
@@ -89,16 +109,53 @@ class Node:
                 await self.side.close()
             for writer in self._clients.values():
                 writer.close()
+            if self._end_metrics is not None:
+                await self._end_metrics()
+            self.leaving.wipe()
             log.info("node %d stops", self.table.id)
         finally:
             _unlink(self.table.socket)
             self.server.stop()
 
     async def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.leaving.is_gone:
+            return
         hurry = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, hurry.set)
         await drain.drain(self.server, hurry=hurry)
+
+    def _hooks(self, side: ClusterSide) -> Hooks:
+        return Hooks(
+            learn=self.standing.learn,
+            status=self.status,
+            changed=self._certified,
+            forget=self._forget,
+            leaving=lambda node, is_leaving: self.standing.leaving(node, is_leaving=is_leaving),
+            lends=lambda caller: survey.lends(self.server.stats(), caller, side),
+            life=self.standing.life,
+        )
+
+    def _forget(self, node: int, life: int | None) -> None:
+        self.standing.forget(node, life)
+        if self.side and life is None:
+            self.server.set_revoked(sorted(self.side.departures.revoked))
+
+    async def _serve_metrics(self) -> None:
+        if self.table.metrics is None:
+            return
+        # Imported here: an HTTP server is what no other node needs.
+        from ramster.node import scrape
+
+        def figures() -> Figures:
+            return scrape.figures(
+                status=self.status(), stats=self.server.stats(), limit_bytes=self.standing.limit_bytes,
+                latency_us=self.standing.latency_us, refused=self._refused, clients=self._clients, totals=self._totals,
+            )  # fmt: skip
+
+        host, port = addresses.split(self.table.metrics, of=f"{self._path}: node.metrics")
+        self._end_metrics = await scrape.serve(host, port, figures, of=f"{self._path}: node.metrics")
+        logging.getLogger("ramster.metrics").info("metrics on http://%s/metrics", self.table.metrics)
 
     def status(self) -> dict[str, Any]:
         """All that `ramster status` shows: this node first, then its peers, then its clients."""
@@ -138,17 +195,20 @@ class Node:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection to the admin socket: a question, or a client for as long as it lives."""
         try:
-            callers.check(writer.get_extra_info("socket"))
+            with self._counting("other_user"):
+                callers.check(writer.get_extra_info("socket"))
             first = await lines.receive(reader)
             if first is None:
                 return
             if first.get("type") == "status":
                 await _send(writer, self.status())
                 return
-            if first.get("type") == "set":
-                await _send(writer, await self._set(first))
+            if order := self._orders().get(str(first.get("type"))):
+                await self._obey(order, first, writer)
                 return
-            await self._serve_client(clients.register(first), reader, writer)
+            with self._counting("bad_message"):
+                client = clients.register(first)
+            await self._serve_client(client, reader, writer)
         except RefusedError as error:
             log.warning("admin socket: link closed: %s", error)
         except (OSError, TimeoutError):
@@ -156,33 +216,76 @@ class Node:
         finally:
             writer.close()
 
+    @contextlib.contextmanager
+    def _counting(self, reason: str) -> Iterator[None]:
+        try:
+            yield
+        except RefusedError:
+            self._refused[reason] += 1
+            raise
+
+    def _orders(self) -> dict[str, Order]:
+        """What the admin socket may order, besides looking and registering."""
+        return {
+            "set": self._set,
+            "nodes": self._nodes,
+            "leave": lambda message: self.leaving.leave(self.server, message),
+            "forget": lambda message: leaving.forget(
+                message.get("node"), force=message.get("force") is True, own=self.table.id, standing=self.standing,
+                side=self.side,
+            ),
+        }  # fmt: skip
+
+    async def _obey(self, order: Order, message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        try:
+            answer = await order(message)
+        except RamsterError as error:
+            answer = {"type": "refused", "reason": str(error)}
+        try:
+            await _send(writer, answer)
+        finally:
+            if self.leaving.is_gone:
+                self._stop.set()
+
+    async def _nodes(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Who lends to whom: asks the others."""
+        nodes = self.standing.nodes(self.server)
+        for node in nodes:
+            latency_us = self.standing.latency_us(node["id"])
+            node["latency_ms"] = None if latency_us is None else latency_us / 1000
+        found = await survey.ask(nodes, list(self._clients), self.server.stats(), self.side)
+        return {**found, "quorum": self.standing.membership.quorum().as_dict()}
+
     async def _serve_client(
         self, client: clients.Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         if len(self._clients) >= clients.CLIENTS_MAX:
+            self._refused["too_many_clients"] += 1
             raise RefusedError(f"more than {clients.CLIENTS_MAX} clients")
         credentials = self.side.credentials_for(client) if self.side else None
         self._clients[client] = writer
-        log.info("client %d (%s) came", client.pid, client.program)
+        clients_log.info("client %d (%s) came", client.pid, client.program)
         try:
-            peers, quorum = self.standing.peers()
+            peers, quorum = self._peers()
             directive = directives.greet(client.pid, peers=len(peers), quorum=quorum.held)
             await _send(writer, self._view(peers, directive, credentials))
             while (message := await lines.receive(reader)) is not None:
                 if message.get("type") == "stats":
-                    client.hear(message)
+                    histograms = client.hear(message)
+                    counters = {name: client.stats.get(name, 0) for name in COUNTED}
+                    self._totals.hear(client.block, counters, histograms)
         finally:
             del self._clients[client]
             if self.side:
                 self.side.left(client)
-            log.info("client %d (%s) left", client.pid, client.program)
+            clients_log.info("client %d (%s) left", client.pid, client.program)
 
     async def _rounds(self) -> None:
         while True:
             if self.side:
                 self.side.check()
             seen = self.standing.round(self.server)
-            peers, held = seen.peers, seen.quorum.held
+            peers, held = self.knobs.targeted(seen.peers), seen.quorum.held
             found = {}
             if seen.changed:
                 found = {pid: directives.greet(pid, peers=len(peers), quorum=held) for pid in self._pids()}
@@ -197,16 +300,14 @@ class Node:
     async def _set(self, message: dict[str, Any]) -> dict[str, Any]:
         """What `ramster set` asks for: all clients hear of it at once."""
         key, value = str(message.get("key")), str(message.get("value"))
-        try:
-            self.knobs = knobs.turn(self.knobs, key, value, ram_bytes=machine.memory().ram_bytes)
-        except RamsterError as error:
-            return {"type": "refused", "reason": str(error)}
+        self.knobs = knobs.turn(self.knobs, key, value, ram_bytes=machine.memory().ram_bytes)
         log.info("set: %s = %s", key, value)
-        if self.knobs.log is not None:
-            logging.getLogger("ramster").setLevel(self.knobs.log.upper())
+        for name, level in self.knobs.levels().items():
+            logging.getLogger(name).setLevel(level)
         if self.knobs.offer_bytes is not None:
             self.standing.lend_at_most(self.knobs.offer_bytes)
-        peers, quorum = self.standing.peers()
+        self.standing.reserve(self.knobs.reserve_bytes)
+        peers, quorum = self._peers()
         greeting = {pid: directives.greet(pid, peers=len(peers), quorum=quorum.held) for pid in self._pids()}
         await self._direct(greeting, peers, held=quorum.held)
         return {"type": "set", "settings": self.knobs.as_dict()}
@@ -216,6 +317,11 @@ class Node:
     ) -> dict[str, Any]:
         message = clients.view(peers, directive, credentials, silent=self.standing.silent())
         return {**message, "directives": self.knobs.directives(message["directives"])}
+
+    def _peers(self) -> tuple[list[dict[str, Any]], Quorum]:
+        """Where new pages may go."""
+        peers, quorum = self.standing.peers()
+        return self.knobs.targeted(peers), quorum
 
     def _pids(self) -> list[int]:
         return [client.pid for client in self._clients]
@@ -230,8 +336,9 @@ class Node:
             if directive.resident_bytes is not None:
                 released = directive.resident_bytes == directives.RELEASED_BYTES
                 client.held_bytes = None if released else directive.resident_bytes
-                log.info("client %d: resident limit %s: %s", client.pid,
+                policy_log.info("client %d: resident limit %s: %s", client.pid,
                          "its own" if released else f"{directive.resident_bytes >> 20} MiB", directive.reason)  # fmt: skip
+            policy_log.debug("client %d: %s: %s", client.pid, directive.message(), directive.reason)
             try:
                 await _send(writer, self._view(peers, directive, credentials))
             except (OSError, TimeoutError):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ramster import _native
 
-log = logging.getLogger("ramster.node")
+log = logging.getLogger("ramster.lending")
 
 # 10 s: a gigabit link carries about a GiB in that time. Longer, and a shutdown's own patience (90 s by default under systemd, for
 # everything together) is used up here; an owner that is stopped would never answer at all.

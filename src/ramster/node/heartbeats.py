@@ -7,6 +7,7 @@ Not: what an answer means (`cluster.static`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from ramster import _native
 from ramster.cluster.membership import Announcement
 from ramster.cluster.static import NODES_MAX, Ask, Static
 from ramster.errors import RamsterError
+
+log = logging.getLogger("ramster.membership")
 
 
 def now_ms() -> int:
@@ -33,6 +36,7 @@ class Heartbeats:
         self._outcome = asyncio.Event()
         # A question that nobody answers keeps its thread for `ask_ms`; none of the others may wait for that.
         self._threads = ThreadPoolExecutor(NODES_MAX, thread_name_prefix="ramster-ask")
+        self._latency_us: dict[int, int] = {}
         self._asking: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -58,6 +62,10 @@ class Heartbeats:
                 task.cancel()
             self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def latency_us(self, node: int) -> int | None:
+        """How long the last answer of a node took, with opening a link to it. None: it has not answered yet."""
+        return self._latency_us.get(node)
+
     def learn(self, node: int, address: str) -> bool:
         """A node was introduced; it is asked at once. False when there are as many as `static` is for."""
         taken = self.membership.learn(node, address, now_ms())
@@ -80,11 +88,16 @@ class Heartbeats:
                 self._threads, _native.ask_peer, ask.address, own_id, deadline_ms, peer, credentials
             )
         except ConnectionRefusedError as error:
+            log.debug("peer %d (%s): %s", ask.id, ask.address, error)
             self.membership.refused(ask, str(error), now_ms())
         except (OSError, RamsterError) as error:
+            log.debug("peer %d (%s): %s", ask.id, ask.address, error)
             self.membership.missed(ask, str(error), now_ms())
         else:
             said = Announcement(
                 found["node"], ask.address, found["incarnation"], found["offer_bytes"], found["free_bytes"]
             )
+            log.debug("peer %d (%s) answered in %d us", said.id, ask.address, found["took_us"])
+            if said.id == ask.id:
+                self._latency_us[ask.id] = found["took_us"]
             self.membership.answered(ask, said, now_ms())

@@ -10,12 +10,13 @@ from typing import Any
 
 from ramster.config import addresses
 from ramster.errors import RamsterError, RefusedError
+from ramster.node.departures import Departures
 from ramster.node.peers import PEERS_MAX, Peer, Peers, read_peer
 from ramster.node.trust import Trust
 from ramster.security import names
 from ramster.transport import control
 
-log = logging.getLogger("ramster.node")
+log = logging.getLogger("ramster.cluster")
 
 ASK_DEADLINE_MS = 3000
 # A peer that is down is tried again after a second, two, four ... a minute: it introduces itself when it comes up, anyway.
@@ -25,10 +26,19 @@ AT_ONCE = 8
 
 
 class Introductions:
-    """Tells every peer where this node is. `learnt` is awaited with each peer that another one spoke of."""
+    """Tells every peer where this node is. `learnt` is awaited with each peer that another one spoke of, `departed` with the list
+    of who is gone that a peer sent along."""
 
-    def __init__(self, own: Peer, peers: Peers, trust: Trust, learnt: Callable[[Peer], Awaitable[None]]) -> None:
-        self._own, self._peers, self._trust, self._learnt = own, peers, trust, learnt
+    def __init__(
+        self,
+        own: Peer,
+        peers: Peers,
+        trust: Trust,
+        *,
+        learnt: Callable[[Peer], Awaitable[None]],
+        departed: Callable[[int, object], Awaitable[Departures]],
+    ) -> None:
+        self._own, self._peers, self._trust, self._learnt, self._departed = own, peers, trust, learnt, departed
         self._next_s: dict[int, float] = {}
         self._wait_s: dict[int, float] = {}
         self._told: dict[int, str] = {}
@@ -46,6 +56,11 @@ class Introductions:
     def seen_up(self, node: int) -> None:
         """The peer answers again: it need not wait for its turn."""
         self._next_s.pop(node, None)
+
+    def forget(self, node: int) -> None:
+        """The peer left: should it come back, it is told again."""
+        for known in (self._next_s, self._wait_s, self._told):
+            known.pop(node, None)
 
     def _is_due(self, peer: Peer, now_s: float) -> bool:
         return self._told.get(peer.node) != peer.control and now_s >= self._next_s.get(peer.node, 0.0)
@@ -77,6 +92,8 @@ class Introductions:
             # Spread: peers that went down together are not asked together for ever.
             self._next_s[peer.node] = loop.time() + wait_s * random.uniform(0.8, 1.2)
             return
+        if self._peers.get(peer.node) is None:
+            return  # it left meanwhile
         self._told[peer.node] = peer.control
         self._wait_s.pop(peer.node, None)
         log.info("introduced to peer %d (%s)", peer.node, peer.control)
@@ -89,10 +106,11 @@ class Introductions:
             if said.node == peer.node and self._peers.introduced(said):
                 self._told[peer.node] = said.control
                 await self._learnt(said)
+            departures = await self._departed(peer.node, answer.get("departed"))
             others = answer.get("peers")
             for entry in others[:PEERS_MAX] if isinstance(others, list) else []:
                 other = read_peer(entry)
-                if self._peers.heard_of(other):
+                if other.node not in departures and self._peers.heard_of(other):
                     await self._learnt(other)
         except RefusedError as error:
             log.warning("peer %d answered an introduction with nonsense: %s", peer.node, error)

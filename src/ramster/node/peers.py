@@ -17,7 +17,7 @@ from ramster.config import addresses
 from ramster.errors import RamsterError, RefusedError
 from ramster.security import files, names
 
-log = logging.getLogger("ramster.node")
+log = logging.getLogger("ramster.cluster")
 
 # Hundreds of nodes are planned for; a member that invents nodes must not fill memory or disk.
 PEERS_MAX = 1024
@@ -98,6 +98,10 @@ class Peers:
             return False
         self._peers[peer.node] = peer
         return True
+
+    def forget(self, node: int) -> bool:
+        """It left for good."""
+        return self._peers.pop(node, None) is not None
 
     def plain(self) -> list[dict[str, Any]]:
         """All of them, as they are written and said."""

@@ -14,7 +14,7 @@ from ramster.errors import RefusedError
 from ramster.node.heartbeats import now_ms
 from ramster.transport.etcd import Compacted, Etcd, pause
 
-log = logging.getLogger("ramster.node")
+log = logging.getLogger("ramster.membership")
 
 # A watch that says nothing may be a connection that nobody ends any more: it is opened again after this many times
 # `death_ms`. Doubled, such a node's view is old for twice as long; halved, 200 nodes ask etcd twice as often for nothing.
@@ -55,6 +55,10 @@ class Registration:
     def learn(self, node: int, address: str) -> bool:  # noqa: ARG002
         """A node was introduced. Who is a member, and where, is what is registered; nothing to do."""
         return True
+
+    def latency_us(self, node: int) -> int | None:  # noqa: ARG002
+        """Not known: nodes that register do not ask each other."""
+        return None
 
     async def _tick(self) -> None:
         while True:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from ramster import _native
@@ -21,7 +22,8 @@ from ramster.config.file import File, NodeTable
 from ramster.node.heartbeats import Heartbeats, now_ms
 from ramster.policy import lending
 
-log = logging.getLogger("ramster.node")
+log = logging.getLogger("ramster.membership")
+policy_log = logging.getLogger("ramster.policy")
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class Runner(Protocol):
 
     def learn(self, node: int, address: str) -> bool: ...  # noqa: D102
 
+    def latency_us(self, node: int) -> int | None: ...  # noqa: D102
+
 
 # The credentials in force, as the native part takes them.
 CredentialsNow = Callable[[], dict[str, str]]
 
 
-def _runner(found: File, own: Announcement, credentials: CredentialsNow | None) -> Runner:
+def _runner(found: File, own: Announcement, credentials: CredentialsNow | None, gone: Collection[int]) -> Runner:
     table, timing = found.cluster, Timing(found.cluster.death_ms)
     if table.membership == "etcd":
         # Imported here: an HTTP client is what no other node needs.
@@ -59,21 +63,45 @@ def _runner(found: File, own: Announcement, credentials: CredentialsNow | None) 
 
         store = Etcd(table, deadline_ms=lease_s(timing) * 1000 // 3)
         return Registration(Registry(own, cluster=table.name, timing=timing, now_ms=now_ms()), store)
-    listed = [(peer.id, addresses.numeric(peer.address, of=f"{found.path}: peers.address")) for peer in found.peers]
+    for peer in found.peers:
+        if peer.id in gone:
+            log.warning("%s: peer %d has left the cluster for good; take it out of [[peers]]", found.path, peer.id)
+    listed = [
+        (peer.id, addresses.numeric(peer.address, of=f"{found.path}: peers.address"))
+        for peer in found.peers
+        if peer.id not in gone
+    ]
     return Heartbeats(Static(own, listed, timing=timing, now_ms=now_ms(), path=found.path), credentials)
 
 
 class Standing:
-    """One node in its cluster, from its file. `credentials`: those in force, None for a node without. Raises ConfigError."""
+    """One node in its cluster, from its file. `credentials`: those in force, None for a node without. `gone`: who left for good,
+    and in which life (None: revoked).
 
-    def __init__(self, found: File, node: NodeTable, credentials: CredentialsNow | None = None) -> None:
+    Raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        found: File,
+        node: NodeTable,
+        credentials: CredentialsNow | None = None,
+        gone: Mapping[int, int | None] = MappingProxyType({}),
+    ) -> None:
         self._offer_bytes = node.offer_bytes
         self._own = Announcement(node.id, node.listen, 0, node.offer_bytes, node.offer_bytes)
         self._held: bool | None = None
+        # Nodes that said they are about to leave: they get no new pages. This one may be among them.
+        self._leaving: set[int] = set()
+        self._revoked = {node for node, life in gone.items() if life is None}
+        self._reserve_bytes: int | None = None
+        self._regrouped = False
         self._offered_bytes = self._told_bytes = node.offer_bytes
         self._lending = lending.begin(node.offer_bytes, now_ms())
-        self._runner = _runner(found, self._own, credentials)
+        self._runner = _runner(found, self._own, credentials, gone)
         self.membership: Membership = self._runner.membership
+        for departed, life in gone.items():
+            self.membership.forget(departed, life)
 
     async def run(self, server: _native.Server) -> None:
         """Takes part in the cluster, as who `server` is, until it is cancelled."""
@@ -90,6 +118,33 @@ class Standing:
                 'peer %d (%s) is no member: %d nodes are the most that membership = "static" is for; use "etcd"',
                 node, address, NODES_MAX,
             )  # fmt: skip
+
+    def forget(self, node: int, life: int | None) -> None:
+        """A node left for good, in that life (None: whatever life, its certificate is revoked)."""
+        self.membership.forget(node, life)
+        self._leaving.discard(node)
+        if life is None:
+            self._revoked.add(node)
+        self._regroup()
+        log.info("peer %d is no member any more: %s", node, "it was forgotten" if life is None else "it left")
+
+    def leaving(self, node: int, *, is_leaving: bool) -> None:
+        """A node is about to leave, or stays after all. Its own id: this one lends nothing meanwhile."""
+        if is_leaving != (node in self._leaving):
+            (self._leaving.add if is_leaving else self._leaving.discard)(node)
+            self._regroup()
+
+    def life(self, node: int) -> int | None:
+        """The last known life of a member."""
+        return next((member.incarnation for member in self.membership.members() if member.id == node), None)
+
+    def latency_us(self, node: int) -> int | None:
+        """How long the member took to answer its last heartbeat, with opening a link to it. None: not known."""
+        return self._runner.latency_us(node)
+
+    def _regroup(self) -> None:
+        self._regrouped = True
+        self._runner.news.set()
 
     async def news(self, within_ms: int) -> None:
         """Returns when something may have changed, after `within_ms` at the latest."""
@@ -114,24 +169,35 @@ class Standing:
                 log.warning(
                     "quorum is lost (%s): lends nothing more and remotifies nothing, keeps what it holds", quorum.reason
                 )
-        changed = any(change.matters for change in changes) or quorum.held != self._held
-        self._held = quorum.held
+        changed = any(change.matters for change in changes) or quorum.held != self._held or self._regrouped
+        self._held, self._regrouped = quorum.held, False
         self._offer(server, quorum)
-        return Round(changed, view(members.values()), quorum)
+        return Round(changed, self.peers()[0], quorum)
 
     def peers(self) -> tuple[list[dict[str, Any]], Quorum]:
         """For a client that has just come."""
-        return view(self.membership.members()), self.membership.quorum()
+        staying = [member for member in self.membership.members() if member.id not in self._leaving]
+        return view(staying), self.membership.quorum()
 
     def lend_at_most(self, offer_bytes: int) -> None:
         """In the place of what the file says; from the next round on."""
         self._offer_bytes = offer_bytes
 
+    @property
+    def limit_bytes(self) -> int:
+        """What is offered at most."""
+        return self._offer_bytes
+
+    def reserve(self, reserve_bytes: int | None) -> None:
+        """What the machine keeps for itself in the place of policy's share (None); from the next round on."""
+        self._reserve_bytes = reserve_bytes
+
     def silent(self) -> list[int] | None:
         """Ids of the nodes that are down. None without quorum: then it may be this node that is not heard."""
         if not self.membership.quorum().held:
             return None
-        return [member.id for member in self.membership.members() if member.state == State.DOWN]
+        down = [member.id for member in self.membership.members() if member.state == State.DOWN]
+        return sorted({*down, *self._revoked})
 
     def nodes(self, server: _native.Server) -> list[dict[str, Any]]:
         """As `ramster status` shows them: this one first."""
@@ -139,13 +205,18 @@ class Standing:
         if self._offered_bytes < self._offer_bytes:
             own["reason"] = self._lending.reason if self.membership.quorum().held else "no quorum"
         own["foreign_bytes"] = sum(owner["bytes"] for owner in server.stats()["clients"])
-        return [own, *(member.as_dict() for member in self.membership.members())]
+        found = [own, *(member.as_dict() for member in self.membership.members())]
+        for node in found:
+            if node["id"] in self._leaving and node["state"] != State.DOWN:
+                node["state"], node["reason"] = "leaving", "its pages go elsewhere"
+        return found
 
     def _offer(self, server: _native.Server, quorum: Quorum) -> None:
         """Without quorum the offer is what is held already, and follows it down: nothing new is taken, nothing is dropped."""
         used_bytes = int(server.stats()["used_bytes"])
         self._lend(used_bytes)
-        offer_bytes = self._lending.offer_bytes if quorum.held else min(self._offered_bytes, used_bytes)
+        follows = not quorum.held and self._own.id not in self._leaving
+        offer_bytes = min(self._offered_bytes, used_bytes) if follows else self._lending.offer_bytes
         if offer_bytes != self._offered_bytes:
             server.set_offer(offer_bytes)
             self._offered_bytes = offer_bytes
@@ -157,14 +228,21 @@ class Standing:
     def _lend(self, used_bytes: int) -> None:
         """What the machine does not need, by policy. Said when the reason is another one."""
         memory = machine.memory()
-        seen = lending.LendingSnapshot(memory.ram_bytes, memory.room_bytes, used_bytes, machine.pressure_percent())
+        seen = lending.LendingSnapshot(
+            memory.ram_bytes, memory.room_bytes, used_bytes, machine.pressure_percent(), self._reserve_bytes
+        )
         before = self._lending
-        self._lending = lending.decide(before, seen, limit_bytes=self._offer_bytes, now_ms=now_ms())
+        limit_bytes = 0 if self._own.id in self._leaving else self._offer_bytes
+        self._lending = lending.decide(before, seen, limit_bytes=limit_bytes, now_ms=now_ms())
+        policy_log.debug("offers %d bytes of %d, %d are used: %s", self._lending.offer_bytes, limit_bytes, used_bytes,
+                         self._lending.reason)  # fmt: skip
         shrinks = self._lending.offer_bytes < before.offer_bytes <= self._told_bytes
         back = self._lending.offer_bytes == self._offer_bytes != self._told_bytes
         if back or (shrinks and (self._told_bytes - self._lending.offer_bytes) * 8 > self._offer_bytes):
             self._told_bytes = self._lending.offer_bytes
-            log.info("offers %d of %d MiB: %s", self._told_bytes >> 20, self._offer_bytes >> 20, self._lending.reason)
+            policy_log.info(
+                "offers %d of %d MiB: %s", self._told_bytes >> 20, self._offer_bytes >> 20, self._lending.reason
+            )
 
 
 def _tell(change: Change, member: Member) -> None:

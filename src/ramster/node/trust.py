@@ -12,7 +12,7 @@ from typing import Any
 from ramster.errors import ConfigError
 from ramster.security import authority, credentials, files
 
-log = logging.getLogger("ramster.node")
+log = logging.getLogger("ramster.certificates")
 
 _WATCHED = (files.ROOTS, files.NODE, files.CLIENTS)
 

@@ -36,6 +36,8 @@ class LendingSnapshot:
     room_bytes: int
     used_bytes: int
     pressure_percent: float
+    # What an operator wants kept; None: RESERVE_PERCENT.
+    reserve_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ def begin(limit_bytes: int, now_ms: int) -> Lending:
 
 def decide(before: Lending, seen: LendingSnapshot, *, limit_bytes: int, now_ms: int) -> Lending:
     """The next offer. Never more than `limit_bytes`; less than what is held where the limit is, or the machine is short."""
-    reserve_bytes = seen.total_bytes * RESERVE_PERCENT // 100
+    reserve_bytes = seen.reserve_bytes
+    if reserve_bytes is None:
+        reserve_bytes = seen.total_bytes * RESERVE_PERCENT // 100
     spare_bytes = seen.room_bytes - reserve_bytes
     short_bytes = max(-spare_bytes, 0)
     floor_bytes = min(max(seen.used_bytes - RECALL_FACTOR * short_bytes, 0), limit_bytes)

@@ -9,6 +9,7 @@ Not: what the files mean (`credentials`, `node.peers`, `node.admission`).
     tokens.json   join tokens that are not used yet (salted hashes), only on the node that signs
     members.json  the ids that were given away, only on the node that signs
     peers.json    the nodes that introduced themselves
+    departed.json the nodes that left, and those whose certificates are revoked
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ CLIENTS = "clients.pem"
 TOKENS = "tokens.json"
 MEMBERS = "members.json"
 PEERS = "peers.json"
+DEPARTED = "departed.json"
 CONFIG = "node.toml"
 # Some thousand peers fit; nothing that we write is longer.
 FILE_MAX_BYTES = 1 << 20
@@ -85,8 +87,9 @@ class Directory:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            cure = "put it back from a copy" if name == MEMBERS else "remove it: what it lists is learnt or made again"
-            raise ConfigError(f"{self.file(name)}: is damaged; {cure}")
+            if name in (MEMBERS, DEPARTED):
+                raise damaged(self.file(name))
+            raise ConfigError(f"{self.file(name)}: is damaged; remove it: what it lists is learnt or made again")
         return found
 
     def write(self, name: str, text: str, *, private: bool) -> None:
@@ -156,6 +159,11 @@ def new_directory(path: str) -> Iterator[Directory]:
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
+
+
+def damaged(path: str) -> ConfigError:
+    """A file that cannot be done without: what it lists is nowhere else."""
+    return ConfigError(f"{path}: is damaged; put it back from a copy, or copy it from another node")
 
 
 def give_up_ballast(directory: Directory) -> None:

@@ -151,6 +151,10 @@ fn admit(link: &mut Connection, shared: &Shared, hello: &Hello<'_>) -> Result<Se
         if link.standing.is_none() {
             return Err((RefuseReason::Auth, EndReason::RefusedAuth));
         }
+        link.node = Some(hello.owner.node);
+        if shared.is_revoked(link) {
+            return Err((RefuseReason::Auth, EndReason::RefusedRevoked));
+        }
     }
     let arrived = shared.foreign.lock().arrive(&hello.owner);
     arrived.map_err(|_| (RefuseReason::Incarnation, EndReason::RefusedIncarnation))

@@ -56,6 +56,8 @@ pub struct Connection {
     pub transport: Transport,
     /// By its certificate. None: plain, or no hello yet.
     pub standing: Option<Standing>,
+    /// The node that its certificate speaks for. None: plain, or no hello yet.
+    pub node: Option<u64>,
     pub session: Session,
     pub seat: Option<Seat>,
     /// Its requests are served before others': a thread sleeps behind each.
@@ -89,6 +91,7 @@ impl Connection {
             socket,
             transport,
             standing: None,
+            node: None,
             session: Session::new(Side::Server),
             seat: None,
             is_urgent: false,

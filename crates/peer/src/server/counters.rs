@@ -21,6 +21,8 @@ pub enum EndReason {
     RefusedIncarnation,
     RefusedTooManyLinks,
     RefusedAuth,
+    /// Its certificate was revoked.
+    RefusedRevoked,
     /// No TLS came about, or it broke: another authority, no certificate, no TLS at all.
     TlsFailed,
     /// Our own side would have broken the protocol.
@@ -29,7 +31,7 @@ pub enum EndReason {
     Protocol(RemoteProtocolError),
 }
 
-const PLAIN: [EndReason; 14] = [
+const PLAIN: [EndReason; 15] = [
     EndReason::Goodbye,
     EndReason::PeerClosed,
     EndReason::SocketError,
@@ -41,6 +43,7 @@ const PLAIN: [EndReason; 14] = [
     EndReason::RefusedIncarnation,
     EndReason::RefusedTooManyLinks,
     EndReason::RefusedAuth,
+    EndReason::RefusedRevoked,
     EndReason::TlsFailed,
     EndReason::OwnError,
     EndReason::Stopping,
@@ -61,6 +64,7 @@ impl EndReason {
             Self::RefusedIncarnation => "refused_incarnation",
             Self::RefusedTooManyLinks => "refused_too_many_links",
             Self::RefusedAuth => "refused_auth",
+            Self::RefusedRevoked => "refused_revoked",
             Self::TlsFailed => "tls_failed",
             Self::OwnError => "own_error",
             Self::Stopping => "stopping",

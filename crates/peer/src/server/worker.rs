@@ -249,10 +249,14 @@ impl Worker {
         if changes != self.offer_changes {
             self.offer_changes = changes;
             for index in 0..self.slots.len() {
-                if let Some(slot) = &mut self.slots[index] {
-                    slot.link.owes_status = true;
-                    self.turn(index, false, now_ms);
+                let Some(slot) = &mut self.slots[index] else { continue };
+                if shared.is_revoked(&slot.link) {
+                    self.say_goodbye(index, RefuseReason::Auth);
+                    self.end(index, EndReason::RefusedRevoked);
+                    continue;
                 }
+                slot.link.owes_status = true;
+                self.turn(index, false, now_ms);
             }
         }
     }
