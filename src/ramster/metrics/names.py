@@ -121,7 +121,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     _clients("flushes_sent", "flushes sent to holders"),
     _split(
-        "remotify_refused_total", "reason", "pages that stayed: no room there, no answer, too many sites, disk full, share used up",
+        "remotify_refused_total", "reason", "pages that stayed: no room, no answer, too many sites, disk full, over their share",
         {"remotify_refused": "holder_full", "remotify_taken_back": "unanswered", "sites_refused": "too_many_sites",
          "spill_full": "spill_full", "remotify_over_share": "over_share"},
     ),
