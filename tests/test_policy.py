@@ -23,12 +23,12 @@ def test_the_resident_part_never_exceeds_the_limit() -> None:
 
 
 def test_a_client_without_peers_is_told_to_send_nothing() -> None:
-    assert greet(7, peers=0, quorum=True).message() == {"remotify": False}
-    assert greet(7, peers=2, quorum=True).message() == {"remotify": True}
+    assert greet(7, peers=0, quorum=True).message() == {"remotify": False, "repatriate": True}
+    assert greet(7, peers=2, quorum=True).message() == {"remotify": True, "repatriate": True}
 
 
 def test_without_quorum_nothing_is_sent_to_anybody_whatever_else_is_decided() -> None:
-    assert greet(7, peers=2, quorum=False).message() == {"remotify": False}
+    assert greet(7, peers=2, quorum=False).message() == {"remotify": False, "repatriate": True}
     short = MachineSnapshot(16 * GIB, 0)
     assert not any(it.remotify for it in decide(short, [ClientSnapshot(1, GIB, None)], peers=2, quorum=False))
     roomy = MachineSnapshot(16 * GIB, 8 * GIB)
@@ -59,6 +59,13 @@ def test_room_again_gives_every_held_client_its_own_limit_back_and_only_those() 
     machine = MachineSnapshot(16 * GIB, 8 * GIB)
     found = decide(machine, [ClientSnapshot(1, GIB, 500 * MIB), ClientSnapshot(2, GIB, None)], peers=0, quorum=True)
     assert [(directive.pid, directive.resident_bytes) for directive in found] == [(1, RELEASED_BYTES)]
+
+
+def test_pages_come_home_by_themselves_only_when_the_machine_is_not_short() -> None:
+    short = decide(MachineSnapshot(16 * GIB, 0), [ClientSnapshot(1, GIB, None)], peers=1, quorum=True)
+    assert [directive.repatriate for directive in short] == [False]
+    roomy = decide(MachineSnapshot(16 * GIB, 8 * GIB), [ClientSnapshot(1, GIB, GIB)], peers=1, quorum=True)
+    assert [directive.repatriate for directive in roomy] == [True]
 
 
 def test_no_client_is_squeezed_below_what_frames_in_flight_need() -> None:

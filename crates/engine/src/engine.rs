@@ -155,7 +155,7 @@ impl Engine {
         let taken = directives.credentials.as_ref().map_or(Ok(()), |pem| self.take_credentials(pem));
         let limits = &self.limits;
         let set = |target: &AtomicU64, value: Option<u64>| value.into_iter().for_each(|value| target.store(value, Relaxed));
-        set(&limits.resident_limit_bytes, directives.resident_bytes);
+        directives.resident_bytes.into_iter().for_each(|bytes| limits.set_resident_limit(bytes));
         set(&limits.store_limit_bytes, directives.store_bytes);
         set(&limits.codec, directives.codec.map(|codec| codec as u64));
         set(&limits.remote_codec, directives.remote_codec.map(|codec| codec as u64));
@@ -167,6 +167,9 @@ impl Engine {
             (&limits.remotify_ephemeral, directives.remotify_ephemeral),
         ] {
             value.into_iter().for_each(|value| target.store(value, Relaxed));
+        }
+        if let Some(repatriate) = directives.repatriate {
+            limits.repatriate.store(repatriate, Relaxed);
         }
         for holder in directives.silent.iter().flat_map(|nodes| self.holders.set_silent(nodes)) {
             if self.with_tmem(|tmem| tmem.give_up_copies(holder)) > 0 {

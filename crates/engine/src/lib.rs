@@ -11,6 +11,7 @@ mod fetches;
 mod fork;
 mod histograms;
 mod holders;
+mod homeward;
 mod identity;
 mod lane;
 mod limits;

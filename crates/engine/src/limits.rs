@@ -12,6 +12,8 @@ const SLACK_SHARE: u64 = 16;
 /// How much of what. Directives change it at any time; nobody waits for anybody to read it.
 pub(crate) struct Limits {
     pub(crate) local_bytes: u64,
+    /// What the options say; u64::MAX: nothing.
+    own_resident_bytes: u64,
     /// u64::MAX: none given.
     pub(crate) resident_limit_bytes: AtomicU64,
     /// u64::MAX: none given.
@@ -25,6 +27,8 @@ pub(crate) struct Limits {
     /// The same for pages of persistent pools alone (the pager has no others), and for those of ephemeral ones.
     pub(crate) remotify_persistent: AtomicBool,
     pub(crate) remotify_ephemeral: AtomicBool,
+    /// Pages come home by themselves when there is room.
+    pub(crate) repatriate: AtomicBool,
     pub(crate) codec: AtomicU64,
     pub(crate) remote_codec: AtomicU64,
     pub(crate) durability: AtomicU64,
@@ -49,6 +53,7 @@ impl Limits {
     pub(crate) fn new(options: &Options, hard: bool) -> Self {
         Limits {
             local_bytes: options.local_bytes,
+            own_resident_bytes: options.resident_bytes.unwrap_or(u64::MAX),
             resident_limit_bytes: AtomicU64::new(options.resident_bytes.unwrap_or(u64::MAX)),
             store_limit_bytes: AtomicU64::new(options.store_bytes.unwrap_or(u64::MAX)),
             resident_bytes: AtomicU64::new(0),
@@ -58,6 +63,7 @@ impl Limits {
             remotify: AtomicBool::new(true),
             remotify_persistent: AtomicBool::new(true),
             remotify_ephemeral: AtomicBool::new(true),
+            repatriate: AtomicBool::new(true),
             codec: AtomicU64::new(options.codec as u64),
             remote_codec: AtomicU64::new(options.remote_codec.map_or(u64::MAX, |codec| codec as u64)),
             durability: AtomicU64::new(options.durability.to_number()),
@@ -66,6 +72,12 @@ impl Limits {
             stuck_until_ms: AtomicU64::new(0),
             room: Bell::new(),
         }
+    }
+
+    /// What a directive says of resident memory: never more than the options allow. At the local limit and above it says nothing.
+    pub(crate) fn set_resident_limit(&self, bytes: u64) {
+        let limit = if bytes >= self.local_bytes { u64::MAX } else { bytes };
+        self.resident_limit_bytes.store(limit.min(self.own_resident_bytes), Relaxed);
     }
 
     /// What the store may take: given, or what the resident pages leave of the local limit. Half of it when nobody said how to divide.
@@ -99,5 +111,26 @@ impl Limits {
 
     pub(crate) fn is_stuck(&self, now_ms: u64) -> bool {
         self.stuck_until_ms.load(Relaxed) > now_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resident_limit_at_or_above_the_local_one_gives_the_options_own_back_and_the_store_its_part() {
+        let options = Options { local_bytes: 64 << 20, resident_bytes: None, ..Options::default() };
+        let limits = Limits::new(&options, false);
+        let before = limits.store_limit_bytes();
+        limits.set_resident_limit(16 << 20);
+        assert_eq!(limits.store_limit_bytes(), 48 << 20);
+        limits.set_resident_limit(1 << 62);
+        assert_eq!((limits.store_limit_bytes(), limits.resident_limit_bytes.load(Relaxed)), (before, u64::MAX));
+        let limits = Limits::new(&Options { resident_bytes: Some(8 << 20), ..options }, false);
+        for bytes in [16 << 20, 1 << 62] {
+            limits.set_resident_limit(bytes);
+            assert_eq!(limits.resident_limit_bytes.load(Relaxed), 8 << 20);
+        }
     }
 }

@@ -214,6 +214,8 @@ pub struct Directives {
     /// The same for pages of persistent pools alone, and for those of ephemeral ones.
     pub remotify_persistent: Option<bool>,
     pub remotify_ephemeral: Option<bool>,
+    /// Pages come home by themselves while there is room for them here.
+    pub repatriate: Option<bool>,
     pub codec: Option<CodecName>,
     pub remote_codec: Option<CodecName>,
     /// For what is sent from now on.

@@ -17,6 +17,7 @@ use crate::bulk::{Fetched, NotFetched};
 use crate::engine::Engine;
 use crate::histograms::Timed;
 use crate::holders::SPILL;
+use crate::homeward;
 use crate::remotifier::Remotifier;
 use crate::statblock::Stat;
 
@@ -53,6 +54,8 @@ pub struct Rebuild {
 #[derive(Clone, Copy)]
 struct Recall {
     holder: HolderId,
+    /// Nobody asked: there is room at home.
+    by_itself: bool,
     bytes_left: u64,
     since_ms: u64,
     cursor: u32,
@@ -74,11 +77,23 @@ impl Rebuild {
         if bytes == 0 {
             return;
         }
-        let recall = Recall { holder, bytes_left: bytes, since_ms: now_ms, cursor: 0, found: true };
+        let recall = Recall { holder, by_itself: false, bytes_left: bytes, since_ms: now_ms, cursor: 0, found: true };
         match self.recalls.iter_mut().find(|recall| recall.holder == holder) {
+            Some(known) if known.by_itself => *known = recall,
             Some(known) => *known = Recall { since_ms: known.since_ms, ..recall },
             None => self.recalls.push(recall),
         }
+    }
+}
+
+impl Rebuild {
+    pub fn is_idle(&self) -> bool {
+        !self.walking && self.recalls.is_empty() && self.under_way.is_none()
+    }
+
+    /// So much may come home from there, from chunk `cursor` on.
+    pub fn fetch_home(&mut self, holder: HolderId, bytes: u64) {
+        self.recalls.push(Recall { holder, by_itself: true, bytes_left: bytes, since_ms: 0, cursor: 0, found: false });
     }
 }
 
@@ -193,6 +208,10 @@ impl Remotifier {
 
     /// The next pages of a holder that wants to be rid of them. Those that are on disk too just go from there.
     fn fetch_recalled(&mut self, engine: &Engine, mut recall: Recall, now_ms: u64) -> Option<u64> {
+        if recall.by_itself && !homeward::has_room(engine) {
+            self.rebuild.recalls.remove(0);
+            return Some(0);
+        }
         let is_over = engine.store_bytes() > engine.limits.soft_limit_bytes();
         if is_over && !engine.has_nowhere() {
             return Some(ROOM_MS);
@@ -204,7 +223,8 @@ impl Remotifier {
         });
         pages.truncate(BATCH_PAGES);
         recall.found |= !pages.is_empty();
-        let (on_disk, only_there): (Vec<Away>, Vec<Away>) = pages.into_iter().partition(|page| page.site.has(SPILL));
+        let (on_disk, only_there): (Vec<Away>, Vec<Away>) =
+            pages.into_iter().partition(|page| page.site.has(SPILL) && !recall.by_itself);
         engine.with_tmem(|tmem| {
             for page in &on_disk {
                 tmem.unfetched(&page.handle, page.version, holder, Loss::HolderForgot);
@@ -221,7 +241,9 @@ impl Remotifier {
         match self.rebuild.recalls.first_mut() {
             Some(_) if is_over => {
                 self.rebuild.recalls.remove(0);
-                engine.stats().time(Timed::Recall, now_ms.saturating_sub(recall.since_ms) * 1_000_000);
+                if !recall.by_itself {
+                    engine.stats().time(Timed::Recall, now_ms.saturating_sub(recall.since_ms) * 1_000_000);
+                }
             }
             Some(first) => *first = recall,
             None => {}

@@ -14,6 +14,7 @@ use crate::bulk::{Answered, Bulk, Trouble};
 use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::holders::SPILL;
+use crate::homeward::Homeward;
 use crate::limits::Kinds;
 use crate::links::NoLink;
 use crate::packing::Packing;
@@ -53,6 +54,9 @@ pub struct Remotifier {
     sending: bool,
     flush_at_ms: Option<u64>,
     pub(crate) unreached: Unreached,
+    pub(crate) homeward: Homeward,
+    /// The last batch left then.
+    pub(crate) sent_ms: u64,
 }
 
 /// What a turn of sending came to.
@@ -81,6 +85,8 @@ impl Remotifier {
             sending: false,
             flush_at_ms: None,
             unreached: Unreached::default(),
+            homeward: Homeward::default(),
+            sent_ms: now_ms(),
         }
     }
 
@@ -119,13 +125,14 @@ impl Remotifier {
                 }
             }
         }
+        let home_ms = self.come_home(engine, now);
         let rebuild_ms = self.rebuild(engine, now);
         let reach_ms = self.reach(engine, now);
         // Answers and moves leave copies that nobody wants.
         engine.note_flushes();
         let flush_ms = self.flush_at_ms.map(|at_ms| at_ms.saturating_sub(now));
         let answer_ms = self.bulks.iter().filter_map(Bulk::deadline_ms).min().map(|at_ms| at_ms.saturating_sub(now));
-        [wait_ms, rebuild_ms, reach_ms, flush_ms, answer_ms].into_iter().flatten().min()
+        [wait_ms, home_ms, rebuild_ms, reach_ms, flush_ms, answer_ms].into_iter().flatten().min()
     }
 
     fn sleep(&self, wait_ms: Option<u64>) {
@@ -360,6 +367,7 @@ impl Remotifier {
             }
             return if compact(engine) { Turn::Sent } else { Turn::Enough };
         }
+        self.sent_ms = now_ms;
         if site.has(SPILL) && !self.spill(engine, now_ms) {
             return self.take_back(engine, &site, Turn::NowhereToPut);
         }

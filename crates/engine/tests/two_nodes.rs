@@ -8,7 +8,7 @@ use common::{DEADLINE, Random, engine, handle, name_of, page, peers, server, wai
 use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
-use ramster_engine::{Arrival, Engine, Lane, LaneGet, Stat, now_ms};
+use ramster_engine::{Arrival, Directives, Engine, Lane, LaneGet, Stat, now_ms};
 use ramster_peer::server::Server;
 
 const STORE_BYTES: u64 = 1 << 20;
@@ -56,6 +56,38 @@ fn checked(found: &ramster_core::page::Page) -> (u32, u32) {
     let (index, version) = name_of(found);
     assert!(*found == page(index, version), "page {index}, version {version} has other bytes");
     (index, version)
+}
+
+#[test]
+fn pages_come_home_by_themselves_when_there_is_room_and_leave_no_copy_behind() {
+    let holder = server(1, 64 << 20);
+    let start = |directives: &Directives| {
+        let engine = engine(64 << 10, peers(&[&holder]));
+        let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+        for index in 0..300 {
+            assert_eq!(engine.put(&handle(pool, index), &page(index, 0)), Put::Stored);
+        }
+        wait_at_limit(&engine);
+        assert!(engine.snapshot().pages_remote > 200);
+        engine.set_directives(directives).expect("directives");
+        (engine, pool)
+    };
+    let room = Directives { store_bytes: Some(16 << 20), ..Directives::default() };
+    let (stays, other_pool) = start(&Directives { repatriate: Some(false), ..room.clone() });
+    let there = stays.snapshot().pages_remote;
+    let (engine, pool) = start(&room);
+    wait_until("all pages are home", || engine.snapshot().pages_remote == 0);
+    wait_until("their copies are gone", || holder.stats().pages() == there);
+    assert_eq!(stays.snapshot().pages_remote, there);
+    assert!(engine.stats().get(Stat::PagesRepatriated) > 200);
+    assert_eq!(engine.stats().get(Stat::PagesLocalified), 0, "nobody asked for them");
+    let mut found = [0; PAGE_BYTES];
+    for index in 0..300 {
+        for (engine, pool) in [(&engine, pool), (&stays, other_pool)] {
+            assert_eq!(engine.get(&handle(pool, index), Keep::Keep, &mut found), Ok(Get::Hit));
+            assert!(found == page(index, 0));
+        }
+    }
 }
 
 #[test]

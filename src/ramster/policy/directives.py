@@ -34,16 +34,20 @@ class ClientSnapshot:
 
 @dataclass(frozen=True)
 class Directive:
-    """What one client is to do. `resident_bytes` None: as it was. `remotify`: whether cold pages may go to peers."""
+    """What one client is to do. `resident_bytes` None: as it was. `remotify`: whether cold pages may go to peers.
+
+    `repatriate`: whether pages at peers may come home by themselves, while the client's store has room.
+    """
 
     pid: int
     resident_bytes: int | None
     remotify: bool
+    repatriate: bool
     reason: str
 
     def message(self) -> dict[str, Any]:
         """As the wire to the client wants it: keys that say nothing are left out."""
-        directives: dict[str, Any] = {"remotify": self.remotify}
+        directives: dict[str, Any] = {"remotify": self.remotify, "repatriate": self.repatriate}
         if self.resident_bytes is not None:
             directives["resident_bytes"] = self.resident_bytes
         return directives
@@ -54,20 +58,21 @@ def greet(pid: int, *, peers: int, quorum: bool) -> Directive:
     reason = f"{peers} peers take pages" if peers else "no peer to send pages to"
     if not quorum:
         reason = "this node has no quorum"
-    return Directive(pid, None, peers > 0 and quorum, reason)
+    return Directive(pid, None, peers > 0 and quorum, True, reason)
 
 
 def decide(machine: MachineSnapshot, clients: list[ClientSnapshot], *, peers: int, quorum: bool) -> list[Directive]:
     """Only what has to change, and nothing while the machine is neither short of memory nor over it.
 
-    Short: every client gives up its part of what is missing, by its resident size. Over: all limits go back.
+    Short: every client gives up its part of what is missing, by its resident size, and nothing comes home by itself.
+    Over: all limits go back, and pages may.
     """
     remotify = peers > 0 and quorum
     low = machine.total_bytes * LOW_PERCENT // 100
     high = machine.total_bytes * HIGH_PERCENT // 100
     if machine.available_bytes >= high:
         return [
-            Directive(client.pid, RELEASED_BYTES, remotify, "the machine has room again")
+            Directive(client.pid, RELEASED_BYTES, remotify, True, "the machine has room again")
             for client in clients
             if client.held_bytes is not None
         ]
@@ -81,5 +86,5 @@ def decide(machine: MachineSnapshot, clients: list[ClientSnapshot], *, peers: in
         target = max(client.resident_bytes - share, LEAST_RESIDENT_BYTES)
         if target < client.resident_bytes and target != client.held_bytes:
             reason = f"the machine has {machine.available_bytes >> 20} MiB left, less than {LOW_PERCENT} % of its RAM"
-            found.append(Directive(client.pid, target, remotify, reason))
+            found.append(Directive(client.pid, target, remotify, False, reason))
     return found

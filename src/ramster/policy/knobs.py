@@ -31,6 +31,7 @@ class Knobs:
     remotify: bool = True
     remotify_persistent: bool | None = None
     remotify_ephemeral: bool | None = None
+    self_shrinking: bool = True
     targets: tuple[int, ...] | None = None
     codec: str | None = None
     remote_codec: str | None = None
@@ -46,6 +47,8 @@ class Knobs:
             **found,
             "remotify": bool(found.get("remotify", True)) and self.remotify,
         }
+        if "repatriate" in merged:
+            merged["repatriate"] = bool(merged["repatriate"]) and self.self_shrinking
         # What nobody has set is not said: a program that runs since before an upgrade may not know the word.
         if self.remotify_persistent is not None:
             merged["remotify_persistent"] = self.remotify_persistent
@@ -72,7 +75,7 @@ class Knobs:
         """Each key with its value as one would write it; `-` for what was not set."""
         shown = {key: "off" if value is False else "on" for key, value in (
             ("remotify", self.remotify), ("remotify-persistent", self.remotify_persistent),
-            ("remotify-ephemeral", self.remotify_ephemeral),
+            ("remotify-ephemeral", self.remotify_ephemeral), ("self-shrinking", self.self_shrinking),
         )}  # fmt: skip
         return {
             **shown,
@@ -100,6 +103,7 @@ def turn(knobs: Knobs, key: str, value: str, *, ram_bytes: int) -> Knobs:
         "remotify": lambda: replace(knobs, remotify=switch()),
         "remotify-persistent": lambda: replace(knobs, remotify_persistent=switch()),
         "remotify-ephemeral": lambda: replace(knobs, remotify_ephemeral=switch()),
+        "self-shrinking": lambda: replace(knobs, self_shrinking=switch()),
         "targets": lambda: replace(knobs, targets=_targets(value)),
         "codec": lambda: replace(knobs, codec=_one_of(key, value, CODECS)),
         "remote-codec": lambda: replace(knobs, remote_codec=_one_of(key, value, CODECS)),
