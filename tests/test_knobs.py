@@ -35,9 +35,10 @@ def set_(node: NodeUnderTest, key: str, value: str) -> subprocess.CompletedProce
 def test_each_key_takes_its_values_and_says_what_others_should_be() -> None:
     knobs = Knobs()
     written = {
-        "remotify": "off", "remotify-persistent": "off", "remotify-ephemeral": "on", "targets": "2,5", "codec": "zstd",
+        "remotify": "off", "remotify-persistent": "off", "remotify-ephemeral": "on", "self-shrinking": "off",
+        "targets": "2,5", "codec": "zstd",
         "remote-codec": "lz4", "durability": "copies=2", "offer": "1 GiB", "reserve": "512 MiB", "log": "debug",
-        "log.control": "error", "self-shrinking": "off",
+        "log.control": "error",
     }  # fmt: skip
     for key, value in written.items():
         knobs = turn(knobs, key, value.removesuffix("iB").replace(" ", ""), ram_bytes=1 << 30)
@@ -48,6 +49,8 @@ def test_each_key_takes_its_values_and_says_what_others_should_be() -> None:
         "remotify": False, "remotify_persistent": False, "remotify_ephemeral": True, "resident_bytes": 5, "codec": "zstd",
         "remote_codec": "lz4", "durability": {"copies": 2}, "repatriate": False,
     }  # fmt: skip
+    assert knobs.directives({"repatriate": True})["repatriate"] is False
+    assert Knobs().directives({"repatriate": False})["repatriate"] is False, "a short machine"
     assert knobs.targeted([{"node": 2}, {"node": 3}, {"node": 5}]) == [{"node": 2}, {"node": 5}]
     assert turn(knobs, "targets", "auto", ram_bytes=1).targeted([{"node": 3}]) == [{"node": 3}]
     assert knobs.levels() == {"ramster": "DEBUG", "ramster.control": "ERROR"}

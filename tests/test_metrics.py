@@ -111,7 +111,10 @@ def scrape(port: int, accept: str = "") -> tuple[str, str]:
         return answer.headers["Content-Type"], answer.read().decode()
 
 
-def samples(port: int) -> dict[tuple[str, tuple[str, ...]], float]:
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+def samples(port: int) -> Samples:
     return {
         (sample.name, tuple(sample.labels.values())): sample.value
         for family in read_text(scrape(port)[1])
@@ -165,12 +168,14 @@ def test_metrics_of_a_program_on_both_sides_while_it_runs_and_after_it_has_ended
         process.stdout.readline()
         assert process.stdout.readline() == b"done\n"
 
-        def client() -> dict[str, Any]:
-            (found,) = home.status()["clients"]
-            return dict(found["stats"])
+        def at_rest() -> tuple[dict[str, Any], Samples] | None:
+            """What the program says and the metrics between two reports that are alike."""
+            (before,) = home.status()["clients"]
+            seen = samples(home_port)
+            (after,) = home.status()["clients"]
+            return (after["stats"], seen) if before["stats"] == after["stats"] else None
 
-        wait_for(lambda: client() == client(), "the program rests")
-        stats, seen = client(), samples(home_port)
+        stats, seen = wait_for(at_rest, "the program rests")
         _agree(stats, seen)
         assert seen["ramster_clients", ()] == 1
         assert seen["ramster_clients_bytes", ("remote",)] == stats["bytes_remote"]
@@ -200,7 +205,7 @@ def test_metrics_of_a_program_on_both_sides_while_it_runs_and_after_it_has_ended
     assert samples(holder_port)["ramster_page_links_ended_total", ("peer_closed",)] > 0
 
 
-def _agree(stats: dict[str, int], seen: dict[tuple[str, tuple[str, ...]], float]) -> None:
+def _agree(stats: dict[str, int], seen: Samples) -> None:
     """The metrics are at least what the program has said, and the histograms what they should be."""
     for metric in names.METRICS:
         if metric.kind == names.COUNTER:

@@ -27,11 +27,11 @@ pub(crate) struct Limits {
     pub(crate) remote_bytes: AtomicU64,
     pub(crate) remote_limit_bytes: AtomicU64,
     pub(crate) remotify: AtomicBool,
-    /// Pages come home by themselves when there is room.
-    pub(crate) repatriate: AtomicBool,
     /// The same for pages of persistent pools alone (the pager has no others), and for those of ephemeral ones.
     pub(crate) remotify_persistent: AtomicBool,
     pub(crate) remotify_ephemeral: AtomicBool,
+    /// Pages come home by themselves when there is room.
+    pub(crate) repatriate: AtomicBool,
     pub(crate) codec: AtomicU64,
     pub(crate) remote_codec: AtomicU64,
     pub(crate) durability: AtomicU64,
@@ -66,9 +66,9 @@ impl Limits {
             remote_bytes: AtomicU64::new(0),
             remote_limit_bytes: AtomicU64::new(u64::MAX),
             remotify: AtomicBool::new(true),
-            repatriate: AtomicBool::new(true),
             remotify_persistent: AtomicBool::new(true),
             remotify_ephemeral: AtomicBool::new(true),
+            repatriate: AtomicBool::new(true),
             codec: AtomicU64::new(options.codec as u64),
             remote_codec: AtomicU64::new(options.remote_codec.map_or(u64::MAX, |codec| codec as u64)),
             durability: AtomicU64::new(options.durability.to_number()),

@@ -213,11 +213,11 @@ pub struct Directives {
     pub remote_bytes: Option<u64>,
     /// False: nothing more is sent to peers (the spill file is not affected).
     pub remotify: Option<bool>,
-    /// Pages come home by themselves while there is room for them here.
-    pub repatriate: Option<bool>,
     /// The same for pages of persistent pools alone, and for those of ephemeral ones.
     pub remotify_persistent: Option<bool>,
     pub remotify_ephemeral: Option<bool>,
+    /// Pages come home by themselves while there is room for them here.
+    pub repatriate: Option<bool>,
     pub codec: Option<CodecName>,
     pub remote_codec: Option<CodecName>,
     /// For what is sent from now on.

@@ -79,6 +79,7 @@ impl Rebuild {
         }
         let recall = Recall { holder, by_itself: false, bytes_left: bytes, since_ms: now_ms, cursor: 0, found: true };
         match self.recalls.iter_mut().find(|recall| recall.holder == holder) {
+            Some(known) if known.by_itself => *known = recall,
             Some(known) => *known = Recall { since_ms: known.since_ms, ..recall },
             None => self.recalls.push(recall),
         }
