@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from bench import memory_group, swap_devices
+from bench import holders, memory_group, swap_devices
+from bench.holders import Holder
 from bench.machine import ROOT
 from bench.memory_group import MemoryGroup
 from bench.running import Job, Running, started
@@ -26,7 +26,6 @@ from bench.running import Job, Running, started
 STORE_BYTES = 8 << 30
 # With a holder everything cold is to leave: what is on its way needs a little room.
 STORE_IN_TRANSIT_BYTES = 4 << 20
-HOLDER_OFFER = "6G"
 
 
 class Side(Protocol):
@@ -100,19 +99,32 @@ def _read_stats(path: Path) -> dict[str, int]:
 
 
 class UnderRamster:
-    """The program with the preload library, as `ramster run` starts it; with a holder all cold pages go to it."""
+    """The program with the preload library, as `ramster run` starts it; with holders all cold pages go to them.
 
-    def __init__(self, *, holder: bool = False, holder_cpus: frozenset[int] | None = None) -> None:
-        self.name = "ramster-peer" if holder else "ramster"
-        self._holder = holder
+    `holders` run on `holder_cpus`; with `certified` it is one that speaks TLS alone. `durability` is the engine's word
+    for it; with `disk` there is a spill directory.
+    """
+
+    def __init__(
+        self,
+        *,
+        holders: int = 0,
+        holder_cpus: frozenset[int] | None = None,
+        certified: bool = False,
+        durability: object = "none",
+    ) -> None:
+        self.name = "ramster-peer" if holders else "ramster"
+        self._holders = holders
         self._holder_cpus = holder_cpus
+        self._certified = certified
+        self._durability = durability
+        # Those that run now.
+        self.running: list[Holder] = []
 
     def missing(self) -> str | None:
         if preload_library() is None:
             return "ramster's preload library (pip install .)"
-        if self._holder and not _ramster_command().exists():
-            return f"{_ramster_command()}, to start the holder (make install)"
-        return memory_group.missing()
+        return (holders.missing() if self._holders else None) or memory_group.missing()
 
     @contextmanager
     def start(self, job: Job, scratch: Path) -> Iterator[Running]:
@@ -121,56 +133,36 @@ class UnderRamster:
         stats = scratch / "stats"
         stats.unlink(missing_ok=True)
         resident = job.resident_bytes
-        store = STORE_IN_TRANSIT_BYTES if self._holder else STORE_BYTES
-        options: dict[str, object] = {"stat_block": str(stats), "program": job.argv[0]}
+        store = STORE_IN_TRANSIT_BYTES if self._holders else STORE_BYTES
+        options: dict[str, object] = {"stat_block": str(stats), "program": job.argv[0], "durability": self._durability}
         options["local_bytes"] = (resident or STORE_BYTES) + store
         if resident is not None:
             options["resident_bytes"] = resident
         with (
             MemoryGroup(None) as group,
-            _holder(scratch, self._holder_cpus) if self._holder else nullcontext() as address,
+            self._start_holders(scratch),
+            tempfile.TemporaryDirectory(dir=scratch) as spill,
         ):
-            if address is not None:
-                options["peers"] = [{"node": 9, "address": address}]
+            if self._durability == "disk":
+                options["spill_dir"] = spill
+            if self.running:
+                options["peers"] = [{"node": holder.node, "address": holder.address} for holder in self.running]
+                options["credentials"] = self.running[0].credentials
             environment = {"LD_PRELOAD": str(library), "RAMSTER_OPTIONS": json.dumps(options)}
             with started(job, group, environment) as running:
                 running.look = lambda: _read_stats(stats)
                 yield running
 
-
-def _ramster_command() -> Path:
-    return ROOT / ".venv/bin/ramster"
-
-
-@contextmanager
-def _holder(scratch: Path, cpus: frozenset[int] | None) -> Iterator[str]:
-    """A second node on this machine, on these cores. Yields where it listens."""
-    address = f"127.0.0.1:{swap_devices.free_port()}"
-    admin = scratch / "holder.sock"
-    config = scratch / "holder.toml"
-    config.write_text(f'[node]\nid = 9\nlisten = "{address}"\noffer = "{HOLDER_OFFER}"\nsocket = "{admin}"\n')
-    log = scratch / "holder.log"
-    pin: Callable[[], None] | None = (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [str(_ramster_command()), "node", "--config", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            preexec_fn=pin,  # no other thread lives here when a holder is started
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 20
-        while not admin.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the holder did not start: {log.read_text().strip()[-300:]}")
-            time.sleep(0.02)
-        yield address
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(20)
+    @contextmanager
+    def _start_holders(self, scratch: Path) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                for index in range(self._holders):
+                    if self._certified:
+                        holder = holders.certified(scratch, self._holder_cpus)
+                    else:
+                        holder = holders.plain(scratch, self._holder_cpus, holders.FIRST_NODE + index)
+                    self.running.append(stack.enter_context(holder))
+                yield
+            finally:
+                self.running.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.benches import costs, density, fits, journey, paging, remote, whole
+from bench.benches import cluster, costs, density, fits, journey, paging, remote, whole
 from bench.benches.bench import Bench
 
 ALL: tuple[Bench, ...] = (
@@ -12,5 +12,6 @@ ALL: tuple[Bench, ...] = (
     *fits.BENCHES,
     *whole.BENCHES,
     *journey.BENCHES,
+    *cluster.BENCHES,
     *costs.BENCHES,
 )

@@ -68,7 +68,7 @@ def _add(rows: dict[str, Row], name: str, value: float, detail: dict[str, Any]) 
 def _journey(circumstances: Circumstances) -> list[Row]:
     return [
         *_rows(circumstances, "local", UnderRamster()),
-        *_rows(circumstances, "remote", UnderRamster(holder=True)),
+        *_rows(circumstances, "remote", UnderRamster(holders=1)),
         *_rows(circumstances, "zram", UnderSwap("zram")),
     ]
 

@@ -42,7 +42,7 @@ def _raw(circumstances: Circumstances) -> tuple[Metrics, Outcome | None]:
 
 
 def _remote(circumstances: Circumstances) -> list[Row]:
-    far = UnderRamster(holder=True, holder_cpus=HOLDER_CPUS)
+    far = UnderRamster(holders=1, holder_cpus=HOLDER_CPUS)
     near = UnderRamster()
     cores = None if (os.cpu_count() or 1) > 1 else "a second core"
 

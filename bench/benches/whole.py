@@ -42,7 +42,7 @@ def _rows(program: WholeProgram, device: str) -> list[Row]:
 
 def _whole(program: WholeProgram, device: str, circumstances: Circumstances) -> list[Row]:
     rows = _rows(program, device)
-    a, b = UnderRamster(holder=device == "nbd"), UnderSwap(device)
+    a, b = UnderRamster(holders=int(device == "nbd")), UnderSwap(device)
     lacking = program.missing() or Plain().missing()
     peak = 0
     if lacking is None:
