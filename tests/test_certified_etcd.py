@@ -89,3 +89,26 @@ def test_who_registers_a_node_in_etcd_has_not_become_it(
     assert (answer.returncode, answer.stdout) == (0, plain())
     assert json.loads(stats.read_text())["pages_lost"] == 0
     assert all(owner["node"] == 1 for owner in two.status()["owners"])
+
+
+def test_a_node_that_leaves_is_in_etcd_no_more_and_comes_back_in_a_later_life(
+    machines: list[Machine], etcd: EtcdUnderTest
+) -> None:
+    one, two = machines
+    answer = ramster("leave", "--node", str(two.socket))
+    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert two.process is not None
+    assert two.process.wait(20) == 0
+    assert "nodes/2" not in etcdctl(etcd, "get", "--prefix", "/ramster/ramster/nodes/")
+    assert one.states() == {1: "up"}
+    one.stop()
+    one.start()
+    assert one.states() == {1: "up"}
+    two.start()
+    wait_for(lambda: one.states() == two.states() == {1: "up", 2: "up"}, "it is a member again", 30)
+    two.stop(signal.SIGKILL)
+    assert ramster("forget", "2", "--force", "--node", str(one.socket)).returncode == 0
+    two.start()
+    wait_for(lambda: two.status()["quorum"]["reason"] == "registered with etcd", "it registers all the same", 30)
+    assert "nodes/2" in etcdctl(etcd, "get", "--prefix", "/ramster/ramster/nodes/")
+    assert one.states() == {1: "up"}, "nobody believes it"

@@ -96,8 +96,10 @@ pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, N
         }
         Err(LinkError::Refused(RefuseReason::TooManyLinks)) => Err(NoLink::NotNow),
         Err(error) if may_pass(&error) && entry.silent_since_ms.is_none_or(|since_ms| now_ms() < since_ms + SILENCE_MS) => {
-            // Once, until a link to it was open: this is somebody else's standard error.
-            if error != LinkError::Deadline && entry.silent_since_ms.is_none() && entry.failures == 0 {
+            // Once, until a link to it was open: this is somebody else's standard error. A holder that closes at once is stopping, as a rule after
+            // it has given everything back.
+            let is_news = !matches!(error, LinkError::Deadline | LinkError::Closed);
+            if is_news && entry.silent_since_ms.is_none() && entry.failures == 0 {
                 say(format_args!("node {} at {}: {error}; trying again", entry.node, entry.address));
             }
             engine.holders().silent(holder, now_ms());
