@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::options::{CredentialsPem, Directives, PeerAddr};
+use crate::spill::Spill;
 use crate::statblock::{STAT_FIELDS, Stat};
 
 /// A node's dashboard redraws about this often.
@@ -133,6 +134,7 @@ fn stats_message(engine: &Engine) -> serde_json::Value {
     for gauge in [Stat::BytesResident, Stat::BytesStored, Stat::BytesRemote] {
         message.insert(STAT_FIELDS[gauge as usize].to_owned(), engine.stats().own(gauge).into());
     }
+    message.insert("disk".to_owned(), engine.spill().map_or("none", Spill::word).into());
     message.insert("type".to_owned(), "stats".into());
     message.into()
 }

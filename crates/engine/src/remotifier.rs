@@ -19,6 +19,7 @@ use crate::links::{self, NoLink};
 use crate::packing::Packing;
 use crate::placement::{Choice, Placement};
 use crate::rebuild::Rebuild;
+use crate::spill::{Done, Spill};
 use crate::statblock::Stat;
 use crate::threads::Wake;
 
@@ -46,8 +47,9 @@ pub struct Remotifier {
     answered: Vec<Answered>,
     pub(crate) placement: Placement,
     pub(crate) rebuild: Rebuild,
-    /// The spill file takes nothing before that time.
-    disk_full_until_ms: u64,
+    disk_done: Vec<Done>,
+    /// What was last counted of the disk's condition.
+    disk_word: &'static str,
     /// Under way: goes on to a little below the limit.
     sending: bool,
     flush_at_ms: Option<u64>,
@@ -75,7 +77,8 @@ impl Remotifier {
             answered: Vec::new(),
             placement: Placement::new(engine),
             rebuild: Rebuild::default(),
-            disk_full_until_ms: 0,
+            disk_done: Vec::new(),
+            disk_word: "ok",
             sending: false,
             flush_at_ms: None,
         }
@@ -96,6 +99,7 @@ impl Remotifier {
         self.wake.silence();
         engine.threads.hear_pressure();
         self.receive(engine);
+        self.heed_disk(engine);
         let now = now_ms();
         self.see_to_flushes(engine, now);
         let mut wait_ms = None;
@@ -324,9 +328,12 @@ impl Remotifier {
     fn site(&mut self, engine: &Engine, need_bytes: u64, now_ms: u64) -> Choice {
         let peers = engine.limits.remotify.load(Relaxed);
         loop {
-            let takers = (peers, self.disk_full_until_ms <= now_ms);
+            let takers = (peers, engine.spill().is_some_and(Spill::takes_pages));
             let choice = self.placement.choose(engine, &self.bulks, takers, need_bytes, now_ms);
             let Choice::Site(site) = choice else { return choice };
+            if site.has(SPILL) && !engine.spill().is_some_and(Spill::has_room_for_batch) {
+                return Choice::Busy;
+            }
             let mut nodes = Vec::new();
             let mut usable = true;
             for holder in site.holders().iter().filter(|holder| **holder != SPILL) {
@@ -370,18 +377,15 @@ impl Remotifier {
         }
         if self.batch.is_empty() {
             // Over the limit, and no page that may leave: what is there is on its way, or it is an empty slab kept in reserve.
-            if self.bulks.iter().any(Bulk::is_busy) {
+            if self.bulks.iter().any(Bulk::is_busy) || engine.spill().is_some_and(Spill::is_busy) {
                 return Turn::Busy;
             }
             return if compact(engine) { Turn::Sent } else { Turn::Enough };
         }
-        if site.has(SPILL) && !self.spill(engine, now_ms) {
-            return self.take_back(engine, &site, Turn::NowhereToPut);
-        }
-        let holders = site.holders().iter().filter(|holder| **holder != SPILL);
-        let pages = self.packing.put_pages(engine, &self.batch);
+        let holders: Vec<HolderId> = site.holders().iter().copied().filter(|holder| *holder != SPILL).collect();
+        let pages = if holders.is_empty() { Vec::new() } else { self.packing.put_pages(engine, &self.batch) };
         let mut troubles = Vec::new();
-        for holder in holders {
+        for holder in &holders {
             let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == *holder) {
                 Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(&pages, false, now_ms),
                 _ => Ok(false),
@@ -391,6 +395,11 @@ impl Remotifier {
             }
         }
         drop(pages);
+        // Last, for it takes the batch along. What a peer's link did not take is local again, and need not be written.
+        if let Some(spill) = engine.spill().filter(|_| site.has(SPILL) && troubles.is_empty()) {
+            let batch = std::mem::take(&mut self.batch);
+            self.batch = spill.submit(batch, !holders.is_empty(), &self.wake);
+        }
         let turn = if troubles.is_empty() { Turn::Sent } else { Turn::Busy };
         for (holder, trouble) in troubles {
             engine.with_tmem(|tmem| self.batch.iter().for_each(|(handle, version, _)| tmem.refused(&handle, version, holder)));
@@ -404,35 +413,41 @@ impl Remotifier {
         turn
     }
 
-    fn take_back(&self, engine: &Engine, site: &Site, turn: Turn) -> Turn {
-        if let Some(holder) = site.first() {
-            engine.with_tmem(|tmem| self.batch.iter().for_each(|(handle, version, _)| tmem.refused(&handle, version, holder)));
-        }
-        turn
-    }
-
-    /// The batch, into the file. Blocks for the disk. False: it took nothing, and is full or broken.
-    fn spill(&mut self, engine: &Engine, now_ms: u64) -> bool {
-        let Some(spill) = engine.spill() else { return false };
-        let stored = spill.write(&self.batch);
-        let mut spilled = 0;
-        engine.with_tmem(|tmem| {
-            for ((handle, version, _), stored) in self.batch.iter().zip(&stored) {
-                if *stored {
-                    tmem.acknowledged(&handle, version, SPILL);
+    /// What the spill file has written, or could not.
+    fn heed_disk(&mut self, engine: &Engine) {
+        let Some(spill) = engine.spill() else { return };
+        self.disk_done.clear();
+        spill.take_done(&mut self.disk_done);
+        let (mut spilled, mut remotified) = (0, 0);
+        for some in self.disk_done.chunks(LOCKED.pages) {
+            engine.with_tmem(|tmem| {
+                for page in some {
+                    if !page.stored {
+                        tmem.refused(&page.handle, page.version, SPILL);
+                        continue;
+                    }
                     spilled += 1;
-                } else {
-                    tmem.refused(&handle, version, SPILL);
+                    let acknowledged = tmem.acknowledged(&page.handle, page.version, SPILL);
+                    // With the last copy of several it is the page that has gone.
+                    remotified += u64::from(page.with_peers && acknowledged == Acknowledged::Remote);
                 }
-            }
-        });
-        engine.stats().add(Stat::PagesSpilled, spilled);
-        engine.stats().add(Stat::SpillFull, stored.len() as u64 - spilled);
-        if spilled < stored.len() as u64 {
-            self.disk_full_until_ms = now_ms + FULL_MS;
+            });
         }
-        engine.limits.room.ring();
-        spilled > 0
+        let stats = engine.stats();
+        stats.add(Stat::PagesSpilled, spilled);
+        stats.add(Stat::PagesRemotified, remotified);
+        stats.add(Stat::SpillFull, self.disk_done.len() as u64 - spilled);
+        let word = spill.word();
+        if word != self.disk_word {
+            for (stat, is) in [(Stat::DiskFull, "full"), (Stat::DiskFailed, "failed")] {
+                // What is added once is taken away once: the sum over the tree is how many of its processes are so.
+                stats.add(stat, u64::from(word == is).wrapping_sub(u64::from(self.disk_word == is)));
+            }
+            self.disk_word = word;
+        }
+        if !self.disk_done.is_empty() {
+            engine.limits.room.ring();
+        }
     }
 
     pub(crate) fn bulk(&mut self, engine: &Engine, holder: HolderId) -> Result<usize, NoLink> {

@@ -13,6 +13,8 @@ from ramster.policy.directives import ClientSnapshot, Directive
 # of 1024 with peers.
 CLIENTS_MAX = 512
 PROGRAM_CHARACTERS = 256
+# What a client says of its spill directory.
+DISK_WORDS = ("none", "ok", "full", "failed")
 
 
 @dataclass(eq=False)
@@ -24,12 +26,14 @@ class Client:
     program: str
     stats: dict[str, int] = field(default_factory=dict)
     held_bytes: int | None = None
+    disk: str = "none"
 
     def hear(self, message: dict[str, Any]) -> None:
         """Takes over the figures of a `stats` message; what is no figure is left out."""
         self.stats = {
             key: value for key, value in message.items() if isinstance(value, int) and not isinstance(value, bool)
         }
+        self.disk = word if (word := message.get("disk")) in DISK_WORDS else "none"
 
     def snapshot(self) -> ClientSnapshot:
         """For `policy`."""
@@ -38,7 +42,8 @@ class Client:
     def as_dict(self) -> dict[str, Any]:
         """As `ramster status --json` prints it."""
         figures = {key: self.stats.get(field_name, 0) for key, field_name in names.CLIENT_FIELDS.items()}
-        return {"pid": self.pid, "client": self.client, "program": self.program, **figures, "stats": self.stats}
+        names_it = {"pid": self.pid, "client": self.client, "program": self.program}
+        return {**names_it, **figures, "disk": self.disk, "stats": self.stats}
 
 
 def register(message: dict[str, Any]) -> Client:

@@ -34,6 +34,8 @@ pub const BLOCK_BYTES: u32 = 4096;
 pub const SEGMENT_BYTES: u32 = 1 << 20;
 /// Each fork with pages on disk leaves one file that is never written again. Twice as many would do no harm but open descriptors.
 pub const FILES_MAX: usize = 32;
+/// A stretch of a head: a record fits into an empty one, whichever it is.
+const STRETCH_MIN_BYTES: u32 = (RECORD_MAX_BYTES as u32).next_multiple_of(BLOCK_BYTES);
 /// A full disk is asked again after this, or at once when the log has room of its own again.
 const FULL_RETRY_MS: u64 = 1000;
 /// A broken one, which may keep whoever asks it waiting.
@@ -122,6 +124,8 @@ pub struct Log {
     segments: Segments,
     condition: Condition,
     tried_ms: u64,
+    /// The file system gave no room when it was last asked.
+    refused: bool,
     ended: Vec<u8>,
     live_bytes: u64,
     pub counters: Counters,
@@ -156,6 +160,7 @@ impl Log {
             segments: Segments::new(config.segment_bytes, config.segments_max),
             condition: Condition::Ok,
             tried_ms: 0,
+            refused: false,
             ended: Vec::new(),
             live_bytes: 0,
             counters: Counters::default(),
@@ -203,9 +208,8 @@ impl Log {
     /// would be the same stretch. None: no room under the limit, or there is no file.
     pub fn begin_write(&mut self, purpose: Purpose, now_ms: u64) -> Option<Write> {
         let file = self.current?;
-        let least_bytes = (RECORD_MAX_BYTES as u32).next_multiple_of(BLOCK_BYTES);
-        let Some((segment, fresh)) = self.segments.head(purpose, least_bytes) else {
-            self.trouble(Trouble::Full, now_ms);
+        let Some((segment, fresh)) = self.segments.head(purpose, STRETCH_MIN_BYTES) else {
+            self.trouble_with(purpose, Trouble::Full, now_ms);
             return None;
         };
         let start = self.segments.get(segment)?.end_bytes;
@@ -249,6 +253,7 @@ impl Log {
             return true;
         }
         self.end_write(write.file);
+        self.refused &= !write.fresh;
         if write.purpose == Purpose::Put {
             self.condition = Condition::Ok;
         }
@@ -265,7 +270,8 @@ impl Log {
             }
         }
         self.end_write(write.file);
-        self.trouble(why, now_ms);
+        self.refused |= why == Trouble::Full;
+        self.trouble_with(write.purpose, why, now_ms);
     }
 
     /// A put could not even be begun, or a read failed.
@@ -391,6 +397,13 @@ impl Log {
             Purpose::Clean => (&mut self.counters.records_moved, &mut self.counters.bytes_moved),
         };
         (*records, *total) = (*records + 1, *total + bytes);
+    }
+
+    /// That the cleaner has no room says nothing about puts.
+    fn trouble_with(&mut self, purpose: Purpose, why: Trouble, now_ms: u64) {
+        if purpose == Purpose::Put || why == Trouble::Failed {
+            self.trouble(why, now_ms);
+        }
     }
 
     fn end_write(&mut self, file: u8) {

@@ -99,7 +99,7 @@ impl Segments {
             true => (self.free.pop_front()?, false),
             false => (self.new_segment()?, true),
         };
-        let stamp = self.clock;
+        let stamp = if purpose == Purpose::Put { self.clock } else { 0 };
         self.list[index as usize] = Segment { state: SegmentState::Head, live_bytes: 0, end_bytes: 0, stamp };
         self.heads[purpose as usize] = Some(index);
         self.used += 1;
@@ -128,7 +128,7 @@ impl Segments {
         let segment = &mut self.list[index as usize];
         segment.end_bytes += bytes;
         match stamp {
-            Some(stamp) => segment.stamp = segment.stamp.min(stamp),
+            Some(stamp) => segment.stamp = segment.stamp.max(stamp),
             None => segment.stamp = self.clock,
         }
     }
@@ -154,15 +154,23 @@ impl Segments {
         u64::from(self.used) * u64::from(self.segment_bytes) - self.live_bytes
     }
 
-    /// The sealed segment that is best cleaned, of those with so many dead bytes at least; it is being cleaned from now on.
-    pub fn begin_clean(&mut self, choice: Choice, dead_min_bytes: u32) -> Option<u32> {
+    /// What the cleaner can write. `refused`: the file system gives no room, so only what there is counts.
+    pub fn clean_room_bytes(&self, refused: bool) -> u64 {
+        let more = if refused { 0 } else { self.limit as usize - self.list.len() + self.holes.len() };
+        let head =
+            self.heads[Purpose::Clean as usize].map_or(0, |index| self.segment_bytes - self.list[index as usize].end_bytes);
+        u64::from(head) + (self.free.len() + more) as u64 * u64::from(self.segment_bytes)
+    }
+
+    /// The sealed segment that is best cleaned, of those with so many dead bytes at least and so many live ones at most; it is being cleaned from now on.
+    pub fn begin_clean(&mut self, choice: Choice, (dead_min_bytes, live_max_bytes): (u32, u64)) -> Option<u32> {
         let (count, size) = (self.list.len(), self.segment_bytes);
         let look = count.min(LOOK_SEGMENTS);
         let mut best: Option<(u128, usize)> = None;
         for index in (0..look).map(|step| (self.cursor + step) % count) {
             let segment = &self.list[index];
             let dead = size - segment.live_bytes;
-            if segment.state != SegmentState::Sealed || dead < dead_min_bytes {
+            if segment.state != SegmentState::Sealed || dead < dead_min_bytes || u64::from(segment.live_bytes) > live_max_bytes {
                 continue;
             }
             let score = match choice {

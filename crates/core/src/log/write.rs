@@ -38,7 +38,7 @@ impl Write {
         self.used += total as u32;
         self.records.push((record.handle, place, from.map(|(_, place)| place)));
         if let Some((victim, _)) = from {
-            self.stamp = Some(self.stamp.map_or(victim.stamp, |stamp| stamp.min(victim.stamp)));
+            self.stamp = Some(self.stamp.map_or(victim.stamp, |stamp| stamp.max(victim.stamp)));
         }
         true
     }
