@@ -20,7 +20,7 @@ use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::holders::SPILL;
 use crate::links::{self, NoLink, OpenLink};
-use crate::spill::{Answers, Mailbox, Reading, Wanted};
+use crate::spill::{Answers, Heard, Mailbox, Reading, Wanted};
 use crate::statblock::Stat;
 
 /// More than any program has threads faulting at once, times a read-ahead.
@@ -253,10 +253,14 @@ impl Fetches {
 
     /// All that is wanted from the spill file, as one request.
     fn send_to_disk(&mut self, engine: &Engine, now_ms: u64) {
-        let ready = engine.spill().filter(|_| self.disk.is_some() || self.open_mailbox().is_ok());
-        let (Some(spill), Some(disk)) = (ready, &mut self.disk) else {
+        let Some(spill) = engine.spill() else {
             return self.for_each_at(SPILL, |fetch| fetch.state = State::Failed(Loss::SpillFailed));
         };
+        if self.disk.is_none() && self.open_mailbox().is_err() {
+            // No descriptor is left for it. None of them has been sent.
+            return self.for_each_at(SPILL, |fetch| fetch.state = State::Queued(now_ms + NOT_NOW_MS));
+        }
+        let Some(disk) = &mut self.disk else { return };
         self.last_request += 1;
         let request = self.last_request;
         disk.wanted.clear();
@@ -283,7 +287,7 @@ impl Fetches {
             return;
         }
         disk.mailbox.take(&mut disk.answers);
-        for (request, index, what) in disk.answers.iter() {
+        for Heard { request, index, what } in disk.answers.iter() {
             let answered = State::Sent { request, index };
             while let Some(index) = waiting.iter().position(|fetch| fetch.state == answered) {
                 let fetch = waiting.swap_remove(index);

@@ -26,7 +26,7 @@ use self::reader::{Job, READERS};
 use crate::clock::now_ms;
 use crate::threads::Wake;
 
-pub use self::reader::{Answers, Mailbox, Wanted};
+pub use self::reader::{Answers, Heard, Mailbox, Wanted};
 
 /// Batches handed over and not written: with eight of an eighth of a MiB each, one write fills a segment.
 const BATCHES: usize = 8;
@@ -203,10 +203,14 @@ impl Spill {
         }
     }
 
+    /// Before a fork, and the parent's part of it: no write to a file that the child will have is begun any more, not even between the fork and the next
+    /// instruction, or room that the child still needs would be used again.
     pub fn freeze(&self) {
         self.running.freeze();
         self.disk.jobs.freeze();
-        self.disk.books.freeze();
+        let mut books = self.disk.books.lock();
+        books.part_with_fork(false);
+        books.freeze();
         self.disk.queue.freeze();
     }
 
@@ -217,24 +221,19 @@ impl Spill {
         self.running.thaw();
     }
 
-    /// After a fork, on both sides. The child has none of the threads and nothing on its way: what was handed over is local to it.
-    pub fn part_with_fork(&self, is_child: bool) {
+    /// In a forked child: it has none of the threads and nothing on its way. What was handed over is local to it.
+    pub fn after_fork_child(&self) {
         let disk = &self.disk;
         let mut books = disk.books.lock();
-        let before = books.log.current();
-        books.log.part_with_fork(is_child);
-        books.has_reserve &= books.log.current() == before;
-        books.close_ended();
-        if is_child {
-            books.said = "ok";
-            // Their descriptors were closed by number, and what they point to belongs to nobody.
-            std::mem::forget(std::mem::take(&mut *disk.jobs.lock()));
-            std::mem::forget(std::mem::take(&mut *disk.queue.lock()));
-            std::mem::forget(std::mem::take(&mut *self.running.lock()));
-            disk.idle_readers.store(0, SeqCst);
-            disk.to_read.forget_waiters();
-            disk.to_write.forget_waiters();
-        }
+        books.part_with_fork(true);
+        books.said = "ok";
+        // Their descriptors were closed by number, and what they point to belongs to nobody.
+        std::mem::forget(std::mem::take(&mut *disk.jobs.lock()));
+        std::mem::forget(std::mem::take(&mut *disk.queue.lock()));
+        std::mem::forget(std::mem::take(&mut *self.running.lock()));
+        disk.idle_readers.store(0, SeqCst);
+        disk.to_read.forget_waiters();
+        disk.to_write.forget_waiters();
     }
 
     /// Threads are there when they are needed: a writer and a reader once a page goes out, more readers when there is more to read than they take at once.
@@ -307,6 +306,13 @@ impl Books {
         self.files[number] = Some(Arc::new(file));
         self.has_reserve = false;
         true
+    }
+
+    fn part_with_fork(&mut self, is_child: bool) {
+        let before = self.log.current();
+        self.log.part_with_fork(is_child);
+        self.has_reserve &= self.log.current() == before;
+        self.close_ended();
     }
 
     fn close_ended(&mut self) {

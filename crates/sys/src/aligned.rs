@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn it_begins_at_a_page_and_keeps_what_is_written() {
         let mut buffer = Aligned::new(3 * 4096).expect("memory");
-        assert!(buffer.as_ptr() as usize % 4096 == 0 && buffer.iter().all(|byte| *byte == 0));
+        assert!((buffer.as_ptr() as usize).is_multiple_of(4096) && buffer.iter().all(|byte| *byte == 0));
         buffer[3 * 4096 - 1] = 7;
         assert_eq!((buffer.len(), buffer[3 * 4096 - 1]), (3 * 4096, 7));
     }

@@ -439,18 +439,22 @@ fn a_broken_disk_is_left_alone_for_ten_seconds_and_then_tried_elsewhere() {
     world.check_all();
 }
 
+/// Of 250 bytes: they fill two blocks.
+const BATCH: u64 = 27;
+
 /// Bytes written for each byte put, with `share` percent of the room in use and pages overwritten at random; `hot`: nine writes of ten go to one page of ten.
 fn write_amplification(choice: Choice, share: u64, hot: bool) -> f64 {
-    let segments = 40;
-    let mut world = World::new(Config { segment_bytes: 64 * BLOCK_BYTES, segments_max: segments, choice, seed: 1 });
-    let room = u64::from(segments) * u64::from(64 * BLOCK_BYTES);
-    let bytes = vec![5; 2000];
+    let segments = 30;
+    let mut world = World::new(Config { segment_bytes: 32 * BLOCK_BYTES, segments_max: segments, choice, seed: 1 });
+    // Without the heads and the cleaner's reserve.
+    let room = u64::from(segments - 4) * u64::from(32 * BLOCK_BYTES);
+    let bytes = vec![5; 250];
     let pages = room * share / 100 / (bytes.len() + HEADER_BYTES) as u64;
     let mut random = Random::new("overwrites", share);
     let put = |world: &mut World, page: &mut dyn FnMut(u64) -> u64| {
-        for at in 0..pages / 32 {
+        for at in 0..pages / BATCH {
             let batch: Vec<(Handle, Vec<u8>)> =
-                (0..32).map(|one| (handle(1, page(at * 32 + one) as u32), bytes.clone())).collect();
+                (0..BATCH).map(|one| (handle(1, page(at * BATCH + one) as u32), bytes.clone())).collect();
             for _ in 0..200 {
                 if world.put(&batch) {
                     break;
@@ -461,7 +465,7 @@ fn write_amplification(choice: Choice, share: u64, hot: bool) -> f64 {
         }
     };
     put(&mut world, &mut |at| at);
-    for _ in 0..5 {
+    for _ in 0..4 {
         put(&mut world, &mut |_| match hot && random.below(10) < 9 {
             true => random.below(pages / 10),
             false => random.below(pages),
@@ -476,7 +480,9 @@ fn write_amplification(choice: Choice, share: u64, hot: bool) -> f64 {
 #[test]
 fn what_cleaning_costs() {
     eprintln!("in use  uniform: greedy  cost-benefit   hot: greedy  cost-benefit");
-    for (share, most) in [(66, 2.3), (80, 4.0), (90, 9.0)] {
+    // Unoptimised the first of them takes too long.
+    let shares = [(66, 2.3), (80, 4.0)];
+    for (share, most) in shares.into_iter().skip(usize::from(cfg!(debug_assertions))) {
         let of = |choice, hot| write_amplification(choice, share, hot);
         let [greedy, benefit, hot_greedy, hot_benefit] =
             [of(Choice::Greedy, false), of(Choice::CostBenefit, false), of(Choice::Greedy, true), of(Choice::CostBenefit, true)];

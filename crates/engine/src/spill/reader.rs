@@ -112,12 +112,18 @@ impl Drop for Mailbox {
     }
 }
 
+/// An answer as its getter hears it: the packed page, or why not.
+pub struct Heard<'a> {
+    pub request: u64,
+    pub index: u16,
+    pub what: Result<(Kind, &'a [u8]), Loss>,
+}
+
 impl Answers {
-    /// Request, index, and the packed page or why not.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u16, Result<(Kind, &[u8]), Loss>)> {
+    pub fn iter(&self) -> impl Iterator<Item = Heard<'_>> {
         self.list.iter().map(|answer| {
             let what = answer.what.map(|(kind, start, end)| (kind, &self.bytes[start..end]));
-            (answer.request, answer.index, what)
+            Heard { request: answer.request, index: answer.index, what }
         })
     }
 }
