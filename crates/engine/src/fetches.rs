@@ -283,9 +283,7 @@ impl Fetches {
 
     fn hear_disk(&mut self, land: &mut Land<'_>) {
         let Self { waiting, disk: Some(disk), .. } = self else { return };
-        if !waiting.iter().any(|fetch| fetch.copy.holder == SPILL) {
-            return;
-        }
+        // Also when nobody waits for it any more: what is not taken would keep this lane awake.
         disk.mailbox.take(&mut disk.answers);
         for Heard { request, index, what } in disk.answers.iter() {
             let answered = State::Sent { request, index };

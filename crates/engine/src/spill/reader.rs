@@ -2,7 +2,7 @@
 //! reading neighbours together, and telling a record that has moved from a damaged one.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use ramster_core::backend::Loss;
 use ramster_core::compress::Kind;
@@ -51,6 +51,7 @@ pub struct Job {
 /// Where a getter finds its answers.
 pub struct Mailbox {
     answers: Lock<Answers>,
+    rung: AtomicBool,
     eventfd: OwnedFd,
     inherited: Arc<Inherited>,
 }
@@ -72,7 +73,12 @@ impl Mailbox {
     pub fn new(inherited: &Arc<Inherited>) -> Result<Mailbox, rustix::io::Errno> {
         let eventfd = move_high(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         inherited.note(eventfd.as_fd());
-        Ok(Mailbox { answers: Lock::new(Answers::default()), eventfd, inherited: Arc::clone(inherited) })
+        Ok(Mailbox {
+            answers: Lock::new(Answers::default()),
+            rung: AtomicBool::new(false),
+            eventfd,
+            inherited: Arc::clone(inherited),
+        })
     }
 
     /// Readable when answers have come.
@@ -84,7 +90,9 @@ impl Mailbox {
     pub fn take(&self, answers: &mut Answers) {
         answers.list.clear();
         answers.bytes.clear();
-        if rustix::io::read(&self.eventfd, &mut [0; 8]).is_ok() {
+        // A load, for a lane that waits for peers alone.
+        if self.rung.load(SeqCst) && self.rung.swap(false, SeqCst) {
+            let _ = rustix::io::read(&self.eventfd, &mut [0; 8]);
             std::mem::swap(&mut *self.answers.lock(), answers);
         }
     }
@@ -103,6 +111,8 @@ impl Mailbox {
 
     fn ring(&self) {
         let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
+        // In this order: otherwise the descriptor could stay readable with nobody knowing why, and its lane would never sleep again.
+        self.rung.store(true, SeqCst);
     }
 }
 
