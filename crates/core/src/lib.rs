@@ -10,6 +10,7 @@ pub mod localify;
 pub mod page;
 pub mod remotify;
 pub mod seal;
+pub mod shards;
 pub mod store;
 pub mod tmem;
 pub mod wire;

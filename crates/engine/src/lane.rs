@@ -4,17 +4,19 @@
 use std::sync::Arc;
 
 use ramster_core::backend::{Get, Keep, Loss, Lost};
-use ramster_core::compress::{Packed, Packer, fill};
-use ramster_core::handle::Handle;
+use ramster_core::compress::{Kind, Packed, Packer, fill};
+use ramster_core::handle::{Handle, HolderId};
 use ramster_core::localify::Copy;
 use ramster_core::page::{PAGE_BYTES, Page};
 use ramster_core::seal::TAG_BYTES;
 use ramster_core::tmem::{Answer, COPIES_MAX, Copied, Fetched, Unfetched};
+use ramster_core::wire::message::Blob;
 use rustix::fd::BorrowedFd;
 
 use crate::clock::now_ms;
 use crate::engine::Engine;
-use crate::fetches::{Fetch, Fetches, Sealed};
+use crate::fetches::{self, Fetch, Fetches};
+use crate::gather::Gathers;
 use crate::holders::SPILL;
 use crate::seals;
 use crate::statblock::Stat;
@@ -115,14 +117,15 @@ pub(crate) enum Looked {
 }
 
 /// What turns stored or fetched bytes into a page.
-struct Unpacker {
-    packer: Packer,
+pub(crate) struct Unpacker {
+    pub(crate) packer: Packer,
     spilled: Box<[u8; PAGE_BYTES]>,
     opened: Box<seals::Sealed>,
+    pub(crate) gathers: Gathers,
 }
 
 /// A page, or why not, or where to look next.
-enum Outcome {
+pub(crate) enum Outcome {
     Hit,
     Miss,
     Lost(Lost),
@@ -137,6 +140,7 @@ impl LaneCore {
                 packer: engine.new_packer(),
                 spilled: Box::new([0; PAGE_BYTES]),
                 opened: Box::new([0; PAGE_BYTES + TAG_BYTES]),
+                gathers: Gathers::new(),
             },
             copied: vec![Copied::default()],
             answers: Vec::with_capacity(RUN_PAGES),
@@ -164,8 +168,10 @@ impl LaneCore {
     }
 
     pub(crate) fn queue(&mut self, engine: &Engine, handle: &Handle, copy: Copy, keep: Keep) -> Option<u64> {
-        let deadline_ms = now_ms() + engine.get_deadline_ms();
-        self.fetches.queue(engine, Fetch::new(*handle, keep, copy, deadline_ms))
+        let now = now_ms();
+        let fetch = Fetch::new(*handle, keep, copy, now + engine.get_deadline_ms());
+        let Self { fetches, unpacker, .. } = self;
+        fetches.queue(engine, fetch, |fetch, waiting| unpacker.fetch(engine, fetch, now, waiting))
     }
 
     fn get_few(&mut self, engine: &Engine, handles: &[Handle], keep: Keep, pages: &mut [&mut Page], outcomes: &mut Vec<LaneGet>) {
@@ -200,16 +206,22 @@ impl LaneCore {
         let Self { fetches, unpacker, copied, page, .. } = self;
         let mut delivered = 0;
         loop {
-            fetches.receive(now_ms, &mut |fetch, bytes| {
-                let arrival = match unpacker.land(engine, (fetch, now_ms), bytes, &mut copied[0], page) {
-                    Outcome::Hit => Arrival::Page(page),
-                    Outcome::Miss => Arrival::Miss,
-                    Outcome::Lost(lost) => Arrival::Lost(lost),
-                    Outcome::Away(copy) => return Some(fetch.elsewhere(copy, now_ms)),
+            fetches.receive(now_ms, &mut |fetch, blob, waiting| {
+                let outcome = match fetch.shard {
+                    None => Some(unpacker.land(engine, (fetch, now_ms), blob, &mut copied[0], page)),
+                    Some(shard) => unpacker.land_shard(engine, (fetch, shard, now_ms), blob, (&mut copied[0], page), waiting),
+                };
+                let arrival = match outcome {
+                    None => return,
+                    Some(Outcome::Hit) => Arrival::Page(page),
+                    Some(Outcome::Miss) => Arrival::Miss,
+                    Some(Outcome::Lost(lost)) => Arrival::Lost(lost),
+                    Some(Outcome::Away(copy)) => {
+                        return unpacker.fetch(engine, fetch.elsewhere(copy, now_ms), now_ms, waiting);
+                    }
                 };
                 delivered += 1;
                 deliver(fetch.token, &fetch.handle, arrival);
-                None
             });
             // A holder that turns out to be dead now fails its fetches: those are delivered too.
             if !fetches.send(engine) {
@@ -251,7 +263,12 @@ impl Unpacker {
                 Answer::Miss => return Outcome::Miss,
                 Answer::Lost(lost) => return Outcome::Lost(lost),
                 Answer::RemoteAt { holder, version, digest, others } => {
-                    prefer(engine, handle, Copy { holder, version, digest, others })
+                    prefer(engine, handle, Copy { holder, version, digest, others, shards: None })
+                }
+                Answer::ShardsAt { site, version, digest } => {
+                    let holder = site.first().unwrap_or(HolderId(u16::MAX));
+                    let others = site.holders().len() > site.needed();
+                    return Outcome::Away(Copy { holder, version, digest, others, shards: Some(site) });
                 }
             };
             match self.unspill(engine, handle, keep, copy, page) {
@@ -285,16 +302,16 @@ impl Unpacker {
         &mut self,
         engine: &Engine,
         (fetch, now_ms): (&Fetch, u64),
-        sealed: Result<Sealed<'_>, Loss>,
+        sealed: Result<Blob<'_>, Loss>,
         copied: &mut Copied,
         page: &mut Page,
     ) -> Outcome {
         let (handle, keep, copy) = (&fetch.handle, fetch.keep, &fetch.copy);
         let (packer, opened) = (&mut self.packer, &mut self.opened);
-        let packed = sealed.and_then(|Sealed { kind, tag, bytes }| {
-            let opened = engine.seals().open(handle, copy.version, kind, &tag, bytes, opened);
+        let packed = sealed.and_then(|Blob { kind, tag, bytes }| {
+            let opened = engine.seals().open(handle, copy.version, kind, &tag, bytes, opened).map_err(|_| Loss::Corrupt)?;
             // The digest is our own: what the holder says of it would prove nothing.
-            opened.map(|bytes| Packed { kind, digest: copy.digest, bytes }).map_err(|_| Loss::Corrupt)
+            Ok(Packed { kind: Kind::from_tag(kind).ok_or(Loss::Corrupt)?, digest: copy.digest, bytes: opened })
         });
         let unpacked = packed.and_then(|packed| packer.unpack(packed, page).map_err(|_| Loss::Corrupt));
         let late = sealed.err() == Some(Loss::Deadline);
@@ -321,6 +338,29 @@ impl Unpacker {
             engine.stats().add(Stat::GetsDeadline, u64::from(late && overdue && !matches!(outcome, Outcome::Hit)));
             return outcome;
         }
+        self.look_again(engine, handle, keep, copied, page)
+    }
+
+    /// Puts a fetch, or one for each shard that it takes, among those that wait.
+    fn fetch(&mut self, engine: &Engine, fetch: Fetch, now_ms: u64, waiting: &mut Vec<Fetch>) {
+        match fetch.copy.shards {
+            Some(site) => self.gathers.begin(engine, &fetch, site, now_ms, waiting),
+            None => {
+                let joined = fetches::push(waiting, fetch);
+                engine.stats().add(Stat::GetsJoined, u64::from(joined));
+            }
+        }
+    }
+
+    /// A page was put or flushed while it was fetched: what it is now.
+    pub(crate) fn look_again(
+        &mut self,
+        engine: &Engine,
+        handle: &Handle,
+        keep: Keep,
+        copied: &mut Copied,
+        page: &mut Page,
+    ) -> Outcome {
         // Who asked for the copy that is gone may want this one no more (discarded and written anew meanwhile): it must not be the last.
         let keep = if keep == Keep::KeepRemote { Keep::Keep } else { keep };
         let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
@@ -345,7 +385,7 @@ fn prefer(engine: &Engine, handle: &Handle, copy: Copy) -> Copy {
 }
 
 /// Tells tmem how a fetch ended, and asks it whether that still matters. None: the page was put or flushed meanwhile.
-fn conclude(
+pub(crate) fn conclude(
     engine: &Engine,
     handle: &Handle,
     copy: &Copy,

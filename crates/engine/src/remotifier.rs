@@ -11,7 +11,7 @@ use ramster_core::tmem::{Acknowledged, Batch, FlushOrder, Site};
 use ramster_core::wire::message::Role;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::bulk::{Answered, Bulk, Trouble};
+use crate::bulk::{Answered, Bulk, Purpose, Trouble};
 use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::holders::SPILL;
@@ -170,16 +170,19 @@ impl Remotifier {
             engine.with_tmem(|tmem| {
                 for page in answered {
                     stored += u64::from(page.stored);
-                    match (page.rebuilds, page.stored) {
-                        (false, true) => {
+                    match (page.purpose, page.stored) {
+                        (Purpose::Leaves, true) => {
                             let acknowledged = tmem.acknowledged(&page.handle, page.version, holder);
                             remotified += u64::from(acknowledged != Acknowledged::Waiting);
                         }
-                        (false, false) => tmem.refused(&page.handle, page.version, holder),
-                        (true, true) => {
+                        (Purpose::Leaves, false) => tmem.refused(&page.handle, page.version, holder),
+                        (Purpose::Copies, true) => {
                             tmem.rebuilt(&page.handle, page.version, holder);
                         }
-                        (true, false) => tmem.not_rebuilt(&page.handle, page.version, holder),
+                        (Purpose::Shards(shard), true) => {
+                            tmem.rebuilt_shard(&page.handle, page.version, holder, shard);
+                        }
+                        (_, false) => tmem.not_rebuilt(&page.handle, page.version, holder),
                     }
                 }
             });
@@ -353,7 +356,7 @@ impl Remotifier {
         }
     }
 
-    fn send_batch(&mut self, engine: &Engine, site: Site, limit: BatchLimit, now_ms: u64) -> Turn {
+    fn send_batch(&mut self, engine: &Engine, mut site: Site, limit: BatchLimit, now_ms: u64) -> Turn {
         let (batch, orders) = (&mut self.batch, &mut self.orders);
         engine.with_tmem(|tmem| {
             // Flushes that were queued before the batch is begun MUST reach the holders before it.
@@ -361,7 +364,9 @@ impl Remotifier {
             tmem.begin_remotify(PoolKind::Persistent, site, limit, batch);
             let peer = site.first().filter(|holder| *holder != SPILL);
             if let Some(peer) = peer.filter(|_| batch.is_empty()) {
-                tmem.begin_remotify(PoolKind::Ephemeral, Site::of(&[peer]), limit, batch);
+                // Of a page that may vanish one copy is enough.
+                site = Site::of(&[peer]);
+                tmem.begin_remotify(PoolKind::Ephemeral, site, limit, batch);
             }
         });
         if !self.orders.is_empty() {
@@ -378,16 +383,19 @@ impl Remotifier {
         if site.has(SPILL) && !self.spill(engine, now_ms) {
             return self.take_back(engine, &site, Turn::NowhereToPut);
         }
-        let holders = site.holders().iter().filter(|holder| **holder != SPILL);
-        let pages = self.packing.put_pages(engine, &self.batch);
+        self.packing.pack(engine, &self.batch, site.code());
+        let mut pages = (0, self.packing.pages(0));
         let mut troubles = Vec::new();
-        for holder in holders {
-            let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == *holder) {
-                Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(&pages, false, now_ms),
+        for (holder, shard) in site.shards().filter(|(holder, _)| *holder != SPILL) {
+            if pages.0 != shard {
+                pages = (shard, self.packing.pages(shard));
+            }
+            let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == holder) {
+                Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(&pages.1, Purpose::Leaves, now_ms),
                 _ => Ok(false),
             };
             if sent != Ok(true) {
-                troubles.push((*holder, sent.err()));
+                troubles.push((holder, sent.err()));
             }
         }
         drop(pages);
