@@ -115,7 +115,7 @@ impl Gathers {
     /// What `land` found to be enough. None: it does not open, whichever of it is taken.
     pub fn join(&mut self, engine: &Engine, fetch: &Fetch) -> Option<Joined<'_>> {
         let gather = self.busy.iter().find(|gather| gather.token == fetch.token)?;
-        self.joiner.join(engine, &fetch.handle, fetch.copy.version, &gather.landed, false)
+        self.joiner.join(engine.seals(), &fetch.handle, fetch.copy.version, &gather.landed, false)
     }
 
     /// The wait is over, or goes on otherwise: its other parts are not waited for. Holders of `forged` shards lose them.

@@ -8,8 +8,7 @@ use ramster_core::seal::{TAG_BYTES, Tag};
 use ramster_core::shards::{Code, Coder, SHARD_MAX_BYTES, SHARDS_MAX, ShardSet, kind_and_padding};
 use ramster_core::wire::message::Blob;
 
-use crate::engine::Engine;
-use crate::seals;
+use crate::seals::{self, Seals};
 
 /// Shards of one page that have come, by number. Allocates when made.
 pub struct Landed {
@@ -95,11 +94,11 @@ impl Joiner {
 
     /// With as many shards as suffice there is one way; with more, every choice among them is tried until one opens: 20 at most. None: none does. With `all`
     /// the shards that did not come are worked out too, for [`Joiner::shard`].
-    pub fn join(&mut self, engine: &Engine, handle: &Handle, version: Version, landed: &Landed, all: bool) -> Option<Joined<'_>> {
+    pub fn join(&mut self, seals: &Seals, handle: &Handle, version: Version, landed: &Landed, all: bool) -> Option<Joined<'_>> {
         let code = landed.code;
         let compares = landed.set.count() > code.data();
         let found = landed.set.subsets(code.data()).find_map(|set| {
-            let opened = self.open(engine, handle, version, landed, set, all || compares)?;
+            let opened = self.open(seals, handle, version, landed, set, all || compares)?;
             Some((set, opened))
         });
         let (set, (head, packed_kind, length)) = found?;
@@ -120,7 +119,7 @@ impl Joiner {
     /// The page of exactly these shards, opened into the buffer: how it travels, how it is read, how long it is.
     fn open(
         &mut self,
-        engine: &Engine,
+        seals: &Seals,
         handle: &Handle,
         version: Version,
         landed: &Landed,
@@ -152,7 +151,116 @@ impl Joiner {
         if padding.iter().any(|byte| *byte != 0) {
             return None;
         }
-        engine.seals().open(handle, version, head.kind, &head.tag, sealed, &mut self.opened).ok()?;
+        seals.open(handle, version, head.kind, &head.tag, sealed, &mut self.opened).ok()?;
         Some((head, kind, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ramster_core::handle::{ObjectId, OwnerId, PoolId};
+    use ramster_core::seal::KEY_BYTES;
+    use ramster_core::shards::travelling_kind;
+
+    const HANDLE: Handle = Handle { pool: PoolId(0), object: ObjectId([1, 2, 3]), index: 7 };
+    const BYTES: usize = 1001;
+
+    /// A sealed page of 1001 bytes, cut by 4+2: three zeroes fill it up.
+    struct Page {
+        seals: Seals,
+        code: Code,
+        kind: u8,
+        tag: Tag,
+        shards: Vec<Vec<u8>>,
+    }
+
+    impl Page {
+        fn new() -> Page {
+            let seals = Seals::new(OwnerId { node: 1, client: 2, incarnation: 3 }, [5; KEY_BYTES]);
+            let code = Code::new(4, 2).expect("a code");
+            let kind = travelling_kind(Kind::Zstd, code.padding(BYTES));
+            let mut bytes = plain();
+            let tag = seals.seal(&HANDLE, 9, kind, &mut bytes);
+            let shard_bytes = Coder::new(code).cut(&mut bytes, 0);
+            let shards = bytes.chunks(shard_bytes).map(<[u8]>::to_vec).collect();
+            Page { seals, code, kind, tag, shards }
+        }
+
+        fn landed(&self, shards: &[u8]) -> Landed {
+            let mut landed = Landed::new(self.code);
+            for shard in shards {
+                let bytes = &self.shards[usize::from(*shard)];
+                assert!(landed.put(*shard, &Blob { kind: self.kind, tag: self.tag, bytes }));
+            }
+            landed
+        }
+
+        /// What was found forged, if the page was had at all.
+        fn join(&self, landed: &Landed) -> Option<Vec<u8>> {
+            let mut joiner = Joiner::new();
+            let joined = joiner.join(&self.seals, &HANDLE, 9, landed, true)?;
+            assert_eq!(
+                (joined.bytes, joined.packed_kind, joined.kind, joined.tag),
+                (&plain()[..], Kind::Zstd, self.kind, self.tag)
+            );
+            let forged = joined.forged.iter().collect();
+            for (shard, bytes) in self.shards.iter().enumerate() {
+                assert_eq!(joiner.shard(shard as u8), bytes, "shard {shard} as it was sent");
+            }
+            Some(forged)
+        }
+    }
+
+    fn plain() -> Vec<u8> {
+        (0..BYTES).map(|at| (at * 31 / 7) as u8).collect()
+    }
+
+    #[test]
+    fn any_four_of_six_are_the_page_and_three_are_not() {
+        let page = Page::new();
+        for shards in [[0, 1, 2, 3], [2, 3, 4, 5], [0, 2, 4, 5], [0, 1, 3, 4]] {
+            assert_eq!(page.join(&page.landed(&shards)), Some(vec![]));
+            assert_eq!(page.join(&page.landed(&shards[1..])), None);
+        }
+    }
+
+    /// Each byte of a shard, what came with it, and the zeroes that the seal says nothing of.
+    #[test]
+    fn forged_shards_are_told_from_true_ones_wherever_they_were_changed() {
+        let page = Page::new();
+        let last = page.shards[0].len() - 1;
+        for at in [0, last / 2, last] {
+            for liars in [vec![0], vec![3], vec![5], vec![0, 3], vec![4, 5], vec![2, 4]] {
+                let mut landed = page.landed(&[0, 1, 2, 3, 4, 5]);
+                liars.iter().for_each(|liar| landed.bytes[usize::from(*liar)][at] ^= 1);
+                assert_eq!(page.join(&landed), Some(liars.clone()), "byte {at}");
+                // Were they believed, the page would be another: so it is none.
+                let honest = (0..6).filter(|shard| !liars.contains(shard));
+                let believed: Vec<u8> = liars.iter().copied().chain(honest).take(4).collect();
+                let mut landed = page.landed(&believed);
+                liars.iter().for_each(|liar| landed.bytes[usize::from(*liar)][at] ^= 1);
+                assert_eq!(page.join(&landed), None, "byte {at} of {liars:?}");
+            }
+            let mut landed = page.landed(&[0, 1, 2, 3, 4, 5]);
+            [1, 2, 5].iter().for_each(|liar: &usize| landed.bytes[*liar][at] ^= 1);
+            assert_eq!(page.join(&landed), None, "three lies are one too many");
+        }
+        let head = Head { kind: page.kind, tag: page.tag, shard_bytes: page.shards[0].len() };
+        for head in [Head { kind: page.kind ^ 0x10, ..head }, Head { tag: Tag([1; TAG_BYTES]), ..head }] {
+            let mut landed = page.landed(&[0, 1, 2, 3, 4]);
+            landed.heads[2] = head;
+            assert_eq!(page.join(&landed), Some(vec![2]));
+        }
+    }
+
+    #[test]
+    fn what_no_shard_can_look_like_is_not_taken() {
+        let page = Page::new();
+        let mut landed = Landed::new(page.code);
+        for (kind, length) in [(page.kind, 0), (page.kind, 1025), (0, 10), (9, 10)] {
+            assert!(!landed.put(0, &Blob { kind, tag: page.tag, bytes: &vec![0; length] }));
+        }
+        assert_eq!(landed.set(), ShardSet::default());
     }
 }

@@ -137,7 +137,7 @@ fn mend_page(
     if !landed.is_enough() {
         return if came == under_way.site.holders().len() { Mended::Bad } else { Mended::Incomplete };
     }
-    let Some(joined) = joiner.join(engine, &handle, version, landed, missing.is_some()) else {
+    let Some(joined) = joiner.join(engine.seals(), &handle, version, landed, missing.is_some()) else {
         return if came == under_way.site.holders().len() { Mended::Bad } else { Mended::Incomplete };
     };
     let (kind, tag) = (joined.kind, joined.tag);
