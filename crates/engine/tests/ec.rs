@@ -356,34 +356,47 @@ fn a_code_that_cannot_be_is_named_at_the_start() {
     }
 }
 
-/// Deaths and returns, one at a time and each seen to before the next, under puts, gets and flushes: nothing is lost, ever, and nothing is left behind.
+/// Deaths and returns, as many at a time as there are parity shards and each time seen to before the next, under puts, gets and flushes: nothing is lost,
+/// ever, and nothing is left behind.
 #[test]
 fn any_single_death_at_a_time_loses_nothing_whatever_happens_meanwhile() {
-    let mut random = Random::new("single deaths among shards");
-    let mut servers: Vec<Option<Server>> = (1..=5).map(|node| Some(server(node, OFFER_BYTES))).collect();
+    live_through_deaths(TWO_AND_ONE, 1, 3);
+}
+
+#[test]
+fn any_two_deaths_at_a_time_lose_nothing_with_two_parity_shards() {
+    live_through_deaths(Durability::Ec(2, 2), 2, 4);
+}
+
+fn live_through_deaths(durability: Durability, deaths: u32, shards: u64) {
+    let mut random = Random::new("deaths under way");
+    let mut servers: Vec<Option<Server>> = (1..=6).map(|node| Some(server(node, OFFER_BYTES))).collect();
     let listed = |servers: &[Option<Server>]| -> Vec<PeerAddr> {
         let up = servers.iter().flatten();
         up.enumerate().map(|(index, server)| peer(index as u64 + 1, server.address())).collect()
     };
-    let engine = engine(TWO_AND_ONE, listed(&servers));
+    let engine = engine(durability, listed(&servers));
     let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
     let mut versions = vec![None; COUNT as usize];
     for _ in 0..6 {
         for _ in 0..3000 {
             one_step(&engine, pool, &mut versions, &mut random);
         }
-        let dying = random.below(5) as usize;
-        servers[dying] = None;
-        for _ in 0..1500 {
-            one_step(&engine, pool, &mut versions, &mut random);
+        for _ in 0..deaths {
+            servers[random.below(6) as usize] = None;
+            for _ in 0..random.below(1000) {
+                one_step(&engine, pool, &mut versions, &mut random);
+            }
         }
-        servers[dying] = Some(server(dying as u64 + 1, OFFER_BYTES));
+        for (server, node) in servers.iter_mut().zip(1..) {
+            server.get_or_insert_with(|| common::server(node, OFFER_BYTES));
+        }
         engine.set_directives(&directives(listed(&servers))).expect("directives");
-        // Its death is noticed by whoever asks it first; all pages are asked for here.
+        // A death is noticed by whoever asks first; all pages are asked for here.
         check_all(&engine, pool, &versions);
-        wait_until("every page with three shards again", || {
-            let shards: u64 = servers.iter().flatten().map(held).sum();
-            shards == 3 * remote(&engine) && engine.snapshot().flushes_waiting == 0
+        wait_until("every page with all its shards again", || {
+            let held: u64 = servers.iter().flatten().map(held).sum();
+            held == shards * remote(&engine) && engine.snapshot().flushes_waiting == 0
         });
     }
     assert_eq!(engine.stats().get(Stat::PagesLost), 0);
