@@ -58,6 +58,7 @@ def test_each_key_takes_its_values_and_says_what_others_should_be() -> None:
         ("remotify", "maybe", "write on or off"),
         ("codec", "lzo", "write lz4 or zstd"),
         ("durability", "copies=9", "copies=1 to copies=3"),
+        ("durability", "ec=9", "write ec=K"),
         ("offer", "much", "offer"),
         ("reserve", "101%", "reserve"),
         ("targets", "2,x", "write ids with commas"),

@@ -272,11 +272,12 @@ def test_a_node_does_not_wait_for_ever_for_an_owner_that_does_not_run(
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("durability", ["copies=2", "disk"])
+@pytest.mark.parametrize("durability", ["copies=2", "disk", "ec=2+1"])
 def test_with_another_copy_a_program_outlives_any_one_holder(
     start_node: Callable[..., NodeUnderTest], tmp_path: Path, durability: str, signal_number: signal.Signals
 ) -> None:
-    holders = [start_node(number, offer="256M") for number in ((2, 3) if durability == "copies=2" else (2,))]
+    count = {"copies=2": 2, "disk": 1, "ec=2+1": 3}[durability]
+    holders = [start_node(number, offer="256M") for number in range(2, 2 + count)]
     stats = tmp_path / "stats.json"
     peers = ",".join(holder.address for holder in holders)
     flags = ["--durability", durability, "--stats", str(stats)]

@@ -61,7 +61,11 @@ def test_peers_become_numeric_addresses_and_flags_win_over_the_file(tmp_path: Pa
         (Wishes(peers="127.0.0.1:0"), "--peers: .*port 0"),
         (Wishes(peers=","), "--peers: no address"),
         (Wishes(spill="/nowhere"), "--spill: /nowhere is not a directory"),
-        (Wishes(durability="copies=4"), "--durability: 'copies=4' is not known; write auto, none, disk, or copies=1"),
+        (Wishes(durability="copies=4"), "--durability: 'copies=4' is not known; write auto, none, disk, copies=1"),
+        (Wishes(durability="ec=2"), r"--durability: 'ec=2' is no code; write ec=K\+M .* as in ec=2\+1"),
+        (Wishes(durability="ec=1+1"), "--durability: 'ec=1.1' is no code"),
+        (Wishes(durability="ec=5+2"), "--durability: 'ec=5.2' is no code; .* 6 together at most"),
+        (Wishes(durability="ec=2+1x"), "--durability: 'ec=2.1x' is no code"),
         (Wishes(durability="disk"), "--durability: disk needs a directory; name it with --spill"),
         (Wishes(node="/nowhere"), "--node: /nowhere does not exist"),
         (Wishes(node="/etc/passwd"), "--node: /etc/passwd is not a socket"),
@@ -103,6 +107,8 @@ def test_the_way_to_the_program_imports_nothing_slow() -> None:
 
 
 def test_durability_reaches_the_engine_as_it_reads_it(tmp_path: Path) -> None:
-    for text, option in [(None, "auto"), ("none", "none"), ("copies=2", {"copies": 2}), ("disk", "disk")]:
+    for text, option in [
+        (None, "auto"), ("none", "none"), ("copies=2", {"copies": 2}), ("disk", "disk"), ("ec=4+2", {"ec": [4, 2]}),
+    ]:  # fmt: skip
         options = build(Wishes(local="64M", spill=str(tmp_path), durability=text), program="p")
         assert options["durability"] == option

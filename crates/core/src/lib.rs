@@ -11,6 +11,7 @@ pub mod log;
 pub mod page;
 pub mod remotify;
 pub mod seal;
+pub mod shards;
 pub mod store;
 pub mod tmem;
 pub mod wire;

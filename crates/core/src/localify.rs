@@ -3,6 +3,7 @@
 use crate::backend::{Keep, Loss};
 use crate::handle::{Handle, HolderId, Version};
 use crate::page::Digest;
+use crate::tmem::Site;
 use std::collections::{BTreeSet, HashMap};
 
 /// More would be more threads than any program has faulting at once, times a read-ahead.
@@ -10,14 +11,16 @@ pub const FLIGHTS_MAX: usize = 16_384;
 /// Getters of one page.
 pub const WAITERS_MAX: usize = 1024;
 
-/// The copy that is fetched.
+/// The copy that is fetched, or the shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Copy {
     pub holder: HolderId,
     pub version: Version,
     pub digest: Digest,
-    /// Whether another holder has a copy too.
+    /// Whether another holder has a copy too, or a shard that can take the place of this one's.
     pub others: bool,
+    /// Of a coded page, who has them; `holder` is one of those.
+    pub shards: Option<Site>,
 }
 
 /// One page on its way home. `W` is whatever the engine knows a getter by.
@@ -147,7 +150,7 @@ mod tests {
     }
 
     fn copy(holder: u16, version: Version) -> Copy {
-        Copy { holder: HolderId(holder), version, digest: Digest(7), others: false }
+        Copy { holder: HolderId(holder), version, digest: Digest(7), others: false, shards: None }
     }
 
     #[test]

@@ -39,8 +39,18 @@ struct SentBatch {
     /// None: answered.
     pages: Vec<Option<(Handle, Version)>>,
     bytes: u64,
-    /// Further copies of remote pages.
-    rebuilds: bool,
+    purpose: Purpose,
+}
+
+/// Why a batch is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Local pages leave.
+    Leaves,
+    /// Remote pages get a further copy ...
+    Copies,
+    /// ... or the shard that nobody has.
+    Shards(u8),
 }
 
 struct Asked {
@@ -61,7 +71,7 @@ struct SentFlushes {
 pub struct Answered {
     pub handle: Handle,
     pub version: Version,
-    pub rebuilds: bool,
+    pub purpose: Purpose,
     pub stored: bool,
 }
 
@@ -112,8 +122,8 @@ impl Bulk {
         self.link.holder_free_bytes().saturating_sub(self.batches.iter().map(|batch| batch.bytes).sum())
     }
 
-    /// `rebuilds` says that these are further copies of remote pages. False: nothing was sent and the pages are the caller's to take back.
-    pub fn send_batch(&mut self, pool: PoolKind, pages: &[PutPage<'_>], rebuilds: bool, now_ms: u64) -> Result<bool, Trouble> {
+    /// False: nothing was sent and the pages are the caller's to take back.
+    pub fn send_batch(&mut self, pool: PoolKind, pages: &[PutPage<'_>], purpose: Purpose, now_ms: u64) -> Result<bool, Trouble> {
         self.last_request += 1;
         let request = self.last_request;
         match self.link.send_put(request, pool, pages) {
@@ -123,38 +133,39 @@ impl Bulk {
         }
         let bytes = pages.iter().map(|page| page.blob.bytes.len() as u64).sum();
         let pages = pages.iter().map(|page| Some((page.handle, page.version))).collect();
-        self.batches.push_back(SentBatch { request, deadline_ms: now_ms + ANSWER_MS, pages, bytes, rebuilds });
+        self.batches.push_back(SentBatch { request, deadline_ms: now_ms + ANSWER_MS, pages, bytes, purpose });
         Ok(true)
     }
 
-    /// Asks for pages that are to change holders; one request at a time. False: not now.
-    pub fn ask(&mut self, pages: &[(Handle, Version)], now_ms: u64) -> Result<bool, Trouble> {
-        if self.asked.is_some() {
-            return Ok(false);
+    /// Asks for pages that are to change holders; one request at a time, whose number is returned. None: not now.
+    pub fn ask(&mut self, pages: &[(Handle, Version)], now_ms: u64) -> Result<Option<u64>, Trouble> {
+        if self.asked.as_ref().is_some_and(|asked| !asked.done) {
+            return Ok(None);
         }
         self.last_request += 1;
         match self.link.send_get(self.last_request, pages) {
             Ok(()) => {}
-            Err(LinkError::Local(_)) => return Ok(false),
+            Err(LinkError::Local(_)) => return Ok(None),
             Err(error) => return Err(Trouble::Broken(error)),
         }
         let (pages, fetched) = (pages.to_vec(), Vec::with_capacity(pages.len()));
         self.asked = Some(Asked { request: self.last_request, deadline_ms: now_ms + ANSWER_MS, pages, fetched, done: false });
-        Ok(true)
+        Ok(Some(self.last_request))
     }
 
-    /// All that was asked for, once, when it has come.
-    pub fn take_fetched(&mut self) -> Option<Vec<Fetched>> {
-        self.asked.take_if(|asked| asked.done).map(|asked| asked.fetched)
+    /// All that was asked for under this number, once, when it has come.
+    pub fn take_fetched(&mut self, request: u64) -> Option<Vec<Fetched>> {
+        self.asked.take_if(|asked| asked.done && asked.request == request).map(|asked| asked.fetched)
     }
 
-    pub fn is_asked(&self) -> bool {
-        self.asked.is_some()
+    /// Not so any more: the link was opened anew, and the request went with the old one.
+    pub fn is_asked(&self, request: u64) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.request == request)
     }
 
-    /// Further copies are on their way to this holder.
+    /// Further copies or shards are on their way to this holder.
     pub fn is_rebuilding(&self) -> bool {
-        self.batches.iter().any(|batch| batch.rebuilds)
+        self.batches.iter().any(|batch| batch.purpose != Purpose::Leaves)
     }
 
     /// Takes flushes on, to be sent in this order and ahead of any later batch.
@@ -201,8 +212,8 @@ impl Bulk {
                 let Some(batch) = batches.iter_mut().find(|batch| batch.request == request) else { return };
                 if let Some((handle, version)) = batch.pages.get_mut(index).and_then(Option::take) {
                     gone |= status == PutStatus::Gone;
-                    let (rebuilds, stored) = (batch.rebuilds, status == PutStatus::Stored);
-                    answered.push(Answered { handle, version, rebuilds, stored });
+                    let (purpose, stored) = (batch.purpose, status == PutStatus::Stored);
+                    answered.push(Answered { handle, version, purpose, stored });
                 }
             }
             Event::Done { request, status, .. } => {
@@ -234,13 +245,14 @@ impl Bulk {
     pub fn deadline_ms(&self) -> Option<u64> {
         let batch = self.batches.front().map(|batch| batch.deadline_ms);
         let flush = self.flushes.front().map(|sent| sent.deadline_ms);
-        let asked = self.asked.as_ref().map(|asked| asked.deadline_ms);
+        let asked = self.asked.as_ref().filter(|asked| !asked.done).map(|asked| asked.deadline_ms);
         batch.into_iter().chain(flush).chain(asked).min()
     }
 
-    /// The link is dead: which pages were never answered (true: further copies), and which flushes may not have been heard.
+    /// The link is dead: which pages were never answered (true: further copies or shards), and which flushes may not have been heard.
     pub fn take_apart(self, unanswered: &mut Vec<(Handle, Version, bool)>, orders: &mut Vec<FlushOrder>) {
-        for SentBatch { pages, rebuilds, .. } in self.batches {
+        for SentBatch { pages, purpose, .. } in self.batches {
+            let rebuilds = purpose != Purpose::Leaves;
             unanswered.extend(pages.into_iter().flatten().map(|(handle, version)| (handle, version, rebuilds)));
         }
         let holder = self.holder;

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use ramster_core::backend::{Keep, Loss};
-use ramster_core::compress::Kind;
 use ramster_core::handle::{Handle, HolderId, Version};
 use ramster_core::localify::Copy;
 use ramster_core::seal::Tag;
@@ -30,7 +29,7 @@ const NOT_NOW_MS: u64 = 50;
 /// A holder that has not answered by then is not waited for where another has the page too. Longer than a busy machine keeps a process waiting as a rule.
 const ELSEWHERE_MS: u64 = 250;
 
-/// One page that somebody waits for.
+/// One page that somebody waits for, or a part of it.
 #[derive(Clone, Copy)]
 pub struct Fetch {
     pub token: u64,
@@ -39,6 +38,8 @@ pub struct Fetch {
     pub copy: Copy,
     /// When somebody began to wait, for the statistics.
     pub begun_ns: u64,
+    /// None: the page. Others of the same token are its other shards.
+    pub shard: Option<u8>,
     deadline_ms: u64,
     /// When to ask another holder, if there is one.
     elsewhere_ms: u64,
@@ -60,7 +61,8 @@ enum State {
 
 impl Fetch {
     pub fn new(handle: Handle, keep: Keep, copy: Copy, (begun_ns, deadline_ms): (u64, u64)) -> Self {
-        Fetch { token: 0, handle, keep, copy, begun_ns, deadline_ms, elsewhere_ms: u64::MAX, hops: 0, state: State::Queued(0) }
+        let (elsewhere_ms, state) = (u64::MAX, State::Queued(0));
+        Fetch { token: 0, handle, keep, copy, begun_ns, shard: None, deadline_ms, elsewhere_ms, hops: 0, state }
     }
 
     /// The same wait, for the page where it is now, or for another copy of it.
@@ -68,7 +70,14 @@ impl Fetch {
         let hops = self.hops.wrapping_add(1);
         // All have been asked and none can answer now: not in a spin.
         let round = usize::from(hops).is_multiple_of(COPIES_MAX);
-        Fetch { copy, hops, state: State::Queued(if round { now_ms + NOT_NOW_MS } else { 0 }), ..*self }
+        Fetch { copy, shard: None, hops, state: State::Queued(if round { now_ms + NOT_NOW_MS } else { 0 }), ..*self }
+    }
+
+    /// The same wait, for one shard. `again_at_ms`: it was asked for before, so not in a spin.
+    pub fn part(&self, copy: Copy, shard: u8, again_at_ms: Option<u64>) -> Self {
+        let not_before_ms = again_at_ms.map_or(0, |now_ms| now_ms + NOT_NOW_MS);
+        let hops = self.hops.max(u8::from(again_at_ms.is_some()));
+        Fetch { copy, shard: Some(shard), hops, state: State::Queued(not_before_ms), ..*self }
     }
 
     pub fn is_overdue(&self, now_ms: u64) -> bool {
@@ -102,17 +111,17 @@ struct LaneLink {
     watches_out: bool,
 }
 
-/// What a holder sent for a page: as it was sealed, if the holder is honest.
+/// What a holder sent for a page or a part of it: as it was sealed, if the holder is honest.
 #[derive(Clone, Copy)]
 pub struct Sealed<'a> {
-    pub kind: Kind,
+    pub kind: u8,
     /// None: from the spill file, where pages are only packed.
     pub tag: Option<Tag>,
     pub bytes: &'a [u8],
 }
 
-/// Hears of each page that came or did not; says where to look next, if anywhere.
-pub type Land<'a> = dyn FnMut(&Fetch, Result<Sealed<'_>, Loss>) -> Option<Fetch> + 'a;
+/// Hears of each page or part that came or did not. What is to be fetched next it adds to those that wait; it may take out others of the same token.
+pub type Land<'a> = dyn FnMut(&Fetch, Result<Sealed<'_>, Loss>, &mut Vec<Fetch>) + 'a;
 
 impl Fetches {
     pub fn new(inherited: Arc<Inherited>) -> Self {
@@ -128,23 +137,15 @@ impl Fetches {
         self.epoll.as_ref().map(|epoll| epoll.as_fd())
     }
 
-    /// Takes the fetch on, or lets it join one of the same copy. None: too many are on their way already.
-    pub fn queue(&mut self, engine: &Engine, fetch: Fetch) -> Option<u64> {
+    /// Takes the fetch on: `add` puts it, or its parts, among those that wait, under the number that it is given. None: too many are on their way already.
+    pub fn queue(&mut self, engine: &Engine, fetch: Fetch, add: impl FnOnce(Fetch, &mut Vec<Fetch>)) -> Option<u64> {
         if self.waiting.len() >= MAX_FETCHES {
             engine.stats().add(Stat::GetsOverflow, 1);
             return None;
         }
         self.last_token += 1;
-        let mut fetch = Fetch { token: self.last_token, ..fetch };
-        // Not one that frees: the first of two would free what the second was promised.
-        let same =
-            |other: &&Fetch| other.handle == fetch.handle && other.copy.version == fetch.copy.version && other.keep == fetch.keep;
-        if let Some(other) = self.waiting.iter().find(same).filter(|other| other.keep != Keep::Free) {
-            (fetch.copy, fetch.elsewhere_ms, fetch.hops, fetch.state) = (other.copy, other.elsewhere_ms, other.hops, other.state);
-            engine.stats().add(Stat::GetsJoined, 1);
-        }
-        self.waiting.push(fetch);
-        Some(fetch.token)
+        add(Fetch { token: self.last_token, ..fetch }, &mut self.waiting);
+        Some(self.last_token)
     }
 
     /// Sends what is queued, one message per holder, and opens the links that it needs. True: some fetches failed at once, `receive` tells which.
@@ -204,7 +205,7 @@ impl Fetches {
                 None => index += 1,
                 Some(why) => {
                     self.waiting.swap_remove(index);
-                    self.waiting.extend(land(&fetch, Err(why)));
+                    land(&fetch, Err(why), &mut self.waiting);
                 }
             }
         }
@@ -291,7 +292,7 @@ impl Fetches {
             let answered = State::Sent { request, index };
             while let Some(index) = waiting.iter().position(|fetch| fetch.state == answered) {
                 let fetch = waiting.swap_remove(index);
-                waiting.extend(land(&fetch, what.map(|(kind, bytes)| Sealed { kind, tag: None, bytes })));
+                land(&fetch, what.map(|(kind, bytes)| Sealed { kind: kind.tag(), tag: None, bytes }), waiting);
             }
         }
     }
@@ -345,6 +346,21 @@ impl Drop for Fetches {
     }
 }
 
+/// Lets the fetch join one of the same copy or shard, if there is one: true.
+pub fn push(waiting: &mut Vec<Fetch>, mut fetch: Fetch) -> bool {
+    // Not one that frees: the first of two would free what the second was promised. Nor one that comes from elsewhere: the other may be about to go there.
+    let same = |other: &&Fetch| {
+        let page = other.handle == fetch.handle && other.copy.version == fetch.copy.version;
+        page && other.shard == fetch.shard && other.keep == fetch.keep
+    };
+    let other = waiting.iter().find(same).filter(|other| other.keep != Keep::Free && fetch.hops == 0).copied();
+    if let Some(other) = other {
+        (fetch.copy, fetch.elsewhere_ms, fetch.hops, fetch.state) = (other.copy, other.elsewhere_ms, other.hops, other.state);
+    }
+    waiting.push(fetch);
+    other.is_some()
+}
+
 fn is_due(fetch: &Fetch, now_ms: u64) -> bool {
     matches!(fetch.state, State::Queued(not_before_ms) if not_before_ms <= now_ms)
 }
@@ -361,16 +377,15 @@ fn page_came(waiting: &mut Vec<Fetch>, answered: State, found: &Found<'_>, now_m
     while let Some(index) = waiting.iter().position(|fetch| fetch.state == answered) {
         let fetch = waiting.swap_remove(index);
         let bytes = match found {
-            Found::Hit { version, blob } if *version == fetch.copy.version => match Kind::from_tag(blob.kind) {
-                Some(kind) => Ok(Sealed { kind, tag: Some(blob.tag), bytes: blob.bytes }),
-                None => Err(Loss::Corrupt),
-            },
+            Found::Hit { version, blob } if *version == fetch.copy.version => {
+                Ok(Sealed { kind: blob.kind, tag: Some(blob.tag), bytes: blob.bytes })
+            }
             Found::Hit { .. } | Found::Miss | Found::Gone | Found::Stale => Err(Loss::HolderForgot),
             Found::Refused => {
                 waiting.push(Fetch { state: State::Queued(now_ms + NOT_NOW_MS), ..fetch });
                 continue;
             }
         };
-        waiting.extend(land(&fetch, bytes));
+        land(&fetch, bytes, waiting);
     }
 }

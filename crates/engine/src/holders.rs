@@ -40,6 +40,8 @@ pub struct Holder {
     pub given_up: bool,
     /// Others that have a page are asked first until then.
     pub slow_until_ms: u64,
+    /// It gave other bytes than it was sent, and that has been said.
+    pub forged: bool,
     /// It refused pages for lack of room: none are offered before that time.
     pub full_until_ms: u64,
     /// Which life of the holder and which stay of ours in it, and the ticket of the link that heard so.
@@ -70,6 +72,7 @@ impl Holder {
             silent_since_ms: None,
             given_up: false,
             slow_until_ms: 0,
+            forged: false,
             full_until_ms: 0,
             account: None,
             free_bytes: None,
@@ -152,6 +155,13 @@ impl Holders {
     pub fn slow(&self, holder: HolderId, now_ms: u64) {
         self.update(holder, |entry| entry.slow_until_ms = now_ms + SLOW_MS);
         self.any_slow_until_ms.fetch_max(now_ms + SLOW_MS, Relaxed);
+    }
+
+    /// It gave other bytes than it was sent. True: for the first time.
+    pub fn forged(&self, holder: HolderId) -> bool {
+        let mut first = false;
+        self.update(holder, |entry| first = !std::mem::replace(&mut entry.forged, true));
+        first
     }
 
     /// Not to be asked, if another can be.

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use ramster_core::backend::{Get, Keep, Loss, Lost};
-use ramster_core::compress::{Packed, Packer, fill};
-use ramster_core::handle::Handle;
+use ramster_core::compress::{Kind, Packed, Packer, fill};
+use ramster_core::handle::{Handle, HolderId};
 use ramster_core::localify::Copy;
 use ramster_core::page::{PAGE_BYTES, Page};
 use ramster_core::seal::TAG_BYTES;
@@ -14,7 +14,8 @@ use rustix::fd::BorrowedFd;
 
 use crate::clock::{now_ms, now_ns};
 use crate::engine::Engine;
-use crate::fetches::{Fetch, Fetches, Sealed};
+use crate::fetches::{self, Fetch, Fetches, Sealed};
+use crate::gather::Gathers;
 use crate::histograms::{SAMPLE, Timed};
 use crate::holders::SPILL;
 use crate::seals;
@@ -128,13 +129,14 @@ pub(crate) enum Looked {
 }
 
 /// What turns stored or fetched bytes into a page.
-struct Unpacker {
-    packer: Packer,
+pub(crate) struct Unpacker {
+    pub(crate) packer: Packer,
     opened: Box<seals::Sealed>,
+    pub(crate) gathers: Gathers,
 }
 
 /// A page, or why not, or where to look next.
-enum Outcome {
+pub(crate) enum Outcome {
     Hit,
     Miss,
     Lost(Lost),
@@ -145,7 +147,11 @@ impl LaneCore {
     pub(crate) fn new(engine: &Engine) -> Self {
         LaneCore {
             fetches: Fetches::new(Arc::clone(engine.inherited())),
-            unpacker: Unpacker { packer: engine.new_packer(), opened: Box::new([0; PAGE_BYTES + TAG_BYTES]) },
+            unpacker: Unpacker {
+                packer: engine.new_packer(),
+                opened: Box::new([0; PAGE_BYTES + TAG_BYTES]),
+                gathers: Gathers::new(),
+            },
             copied: vec![Copied::default()],
             answers: Vec::with_capacity(RUN_PAGES),
             untimed: 0,
@@ -186,8 +192,10 @@ impl LaneCore {
 
     pub(crate) fn queue(&mut self, engine: &Engine, handle: &Handle, copy: Copy, keep: Keep) -> Option<u64> {
         let begun_ns = now_ns();
-        let deadline_ms = begun_ns / 1_000_000 + engine.get_deadline_ms();
-        self.fetches.queue(engine, Fetch::new(*handle, keep, copy, (begun_ns, deadline_ms)))
+        let now_ms = begun_ns / 1_000_000;
+        let fetch = Fetch::new(*handle, keep, copy, (begun_ns, now_ms + engine.get_deadline_ms()));
+        let Self { fetches, unpacker, .. } = self;
+        fetches.queue(engine, fetch, |fetch, waiting| unpacker.fetch(engine, fetch, now_ms, waiting))
     }
 
     fn get_few(&mut self, engine: &Engine, handles: &[Handle], keep: Keep, pages: &mut [&mut Page], outcomes: &mut Vec<LaneGet>) {
@@ -229,19 +237,25 @@ impl LaneCore {
         let Self { fetches, unpacker, copied, page, .. } = self;
         let mut delivered = 0;
         loop {
-            fetches.receive(now_ms, &mut |fetch, bytes| {
-                let arrival = match unpacker.land(engine, (fetch, now_ms), bytes, &mut copied[0], page) {
-                    Outcome::Hit => Arrival::Page(page),
-                    Outcome::Miss => Arrival::Miss,
-                    Outcome::Lost(lost) => Arrival::Lost(lost),
-                    Outcome::Away(copy) => return Some(fetch.elsewhere(copy, now_ms)),
+            fetches.receive(now_ms, &mut |fetch, blob, waiting| {
+                let outcome = match fetch.shard {
+                    None => Some(unpacker.land(engine, (fetch, now_ms), blob, &mut copied[0], page)),
+                    Some(shard) => unpacker.land_shard(engine, (fetch, shard, now_ms), blob, (&mut copied[0], page), waiting),
+                };
+                let arrival = match outcome {
+                    None => return,
+                    Some(Outcome::Hit) => Arrival::Page(page),
+                    Some(Outcome::Miss) => Arrival::Miss,
+                    Some(Outcome::Lost(lost)) => Arrival::Lost(lost),
+                    Some(Outcome::Away(copy)) => {
+                        return unpacker.fetch(engine, fetch.elsewhere(copy, now_ms), now_ms, waiting);
+                    }
                 };
                 if matches!(arrival, Arrival::Page(_)) {
                     engine.stats().time(Timed::GetRemote, now_ns.saturating_sub(fetch.begun_ns));
                 }
                 delivered += 1;
                 deliver(fetch.token, &fetch.handle, arrival);
-                None
             });
             // A holder that turns out to be dead now fails its fetches: those are delivered too.
             if !fetches.send(engine) {
@@ -271,7 +285,12 @@ impl Unpacker {
             Answer::Miss => Outcome::Miss,
             Answer::Lost(lost) => Outcome::Lost(lost),
             Answer::RemoteAt { holder, version, digest, others } => {
-                Outcome::Away(prefer(engine, handle, Copy { holder, version, digest, others }))
+                Outcome::Away(prefer(engine, handle, Copy { holder, version, digest, others, shards: None }))
+            }
+            Answer::ShardsAt { site, version, digest } => {
+                let holder = site.first().unwrap_or(HolderId(u16::MAX));
+                let others = site.holders().len() > site.needed();
+                Outcome::Away(Copy { holder, version, digest, others, shards: Some(site) })
             }
         }
     }
@@ -288,10 +307,12 @@ impl Unpacker {
         let (handle, keep, copy) = (&fetch.handle, fetch.keep, &fetch.copy);
         let (packer, opened) = (&mut self.packer, &mut self.opened);
         let packed = sealed.and_then(|Sealed { kind, tag, bytes }| {
-            let Some(tag) = tag else { return Ok(Packed { kind, digest: copy.digest, bytes }) };
-            let opened = engine.seals().open(handle, copy.version, kind, &tag, bytes, opened);
+            let opened = match tag {
+                None => bytes,
+                Some(tag) => engine.seals().open(handle, copy.version, kind, &tag, bytes, opened).map_err(|_| Loss::Corrupt)?,
+            };
             // The digest is our own: what the holder says of it would prove nothing.
-            opened.map(|bytes| Packed { kind, digest: copy.digest, bytes }).map_err(|_| Loss::Corrupt)
+            Ok(Packed { kind: Kind::from_tag(kind).ok_or(Loss::Corrupt)?, digest: copy.digest, bytes: opened })
         });
         let unpacked = packed.and_then(|packed| packer.unpack(packed, page).map_err(|_| Loss::Corrupt));
         let from_disk = copy.holder == SPILL;
@@ -325,6 +346,29 @@ impl Unpacker {
             engine.stats().add(Stat::GetsDeadline, u64::from(late && overdue && !matches!(outcome, Outcome::Hit)));
             return outcome;
         }
+        self.look_again(engine, handle, keep, copied, page)
+    }
+
+    /// Puts a fetch, or one for each shard that it takes, among those that wait.
+    fn fetch(&mut self, engine: &Engine, fetch: Fetch, now_ms: u64, waiting: &mut Vec<Fetch>) {
+        match fetch.copy.shards {
+            Some(site) => self.gathers.begin(engine, &fetch, site, now_ms, waiting),
+            None => {
+                let joined = fetches::push(waiting, fetch);
+                engine.stats().add(Stat::GetsJoined, u64::from(joined));
+            }
+        }
+    }
+
+    /// A page was put or flushed while it was fetched: what it is now.
+    pub(crate) fn look_again(
+        &mut self,
+        engine: &Engine,
+        handle: &Handle,
+        keep: Keep,
+        copied: &mut Copied,
+        page: &mut Page,
+    ) -> Outcome {
         // Who asked for the copy that is gone may want this one no more (discarded and written anew meanwhile): it must not be the last.
         let keep = if keep == Keep::KeepRemote { Keep::Keep } else { keep };
         let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
@@ -357,7 +401,7 @@ fn prefer(engine: &Engine, handle: &Handle, copy: Copy) -> Copy {
 }
 
 /// Tells tmem how a fetch ended, and asks it whether that still matters. None: the page was put or flushed meanwhile.
-fn conclude(
+pub(crate) fn conclude(
     engine: &Engine,
     handle: &Handle,
     copy: &Copy,

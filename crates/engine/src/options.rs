@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ramster_core::compress::Codec;
+use ramster_core::shards::{Code, SHARDS_MAX};
 use ramster_core::tmem::COPIES_MAX;
 use ramster_peer::tls::{Credentials, family_of};
 use serde::{Deserialize, Serialize};
@@ -136,7 +137,7 @@ impl PeerAddr {
     }
 }
 
-/// What a page needs before its last local copy goes. In JSON: `"none"`, `"disk"`, `"auto"`, `{"copies": 2}`.
+/// What a page needs before its last local copy goes. In JSON: `"none"`, `"disk"`, `"auto"`, `{"copies": 2}`, `{"ec": [2, 1]}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
@@ -148,6 +149,9 @@ pub enum Durability {
     Auto,
     /// That many on different nodes, at most [`COPIES_MAX`]. What peers do not take the spill file does; without one, pages stay here.
     Copies(u8),
+    /// Coded: so many data and so many parity shards, each on a node of its own ([`Code`]). Where there are not as many nodes, whole pages go to the spill
+    /// file; without one, they stay here.
+    Ec(u8, u8),
 }
 
 impl Durability {
@@ -157,6 +161,7 @@ impl Durability {
             Durability::Copies(copies) => u64::from(copies),
             Durability::Disk => 1 << 8,
             Durability::Auto => 2 << 8,
+            Durability::Ec(data, parity) => 3 << 8 | u64::from(data & 0xf) << 4 | u64::from(parity & 0xf),
         }
     }
 
@@ -165,6 +170,7 @@ impl Durability {
             0 => Durability::None,
             0x100 => Durability::Disk,
             0x200 => Durability::Auto,
+            0x300.. => Durability::Ec((number >> 4) as u8 & 0xf, number as u8 & 0xf),
             copies => Durability::Copies(copies as u8),
         }
     }
@@ -174,6 +180,9 @@ impl Durability {
             Durability::Copies(copies) if !(1..=COPIES_MAX).contains(&usize::from(copies)) => {
                 Err(StartError(format!("durability: copies={copies}; write copies=1 to copies={COPIES_MAX}")))
             }
+            Durability::Ec(data, parity) if Code::new(data, parity).is_none() => Err(StartError(format!(
+                "durability: ec={data}+{parity}; write ec=K+M with K from 2, M from 1 and {SHARDS_MAX} together at most, as in ec=2+1 or ec=4+2"
+            ))),
             Durability::Disk if !has_spill => {
                 Err(StartError("durability: disk needs a directory; name it with spill".to_owned()))
             }
@@ -241,3 +250,24 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_durability_is_the_same_after_json_and_after_its_number() {
+        for (text, durability) in [
+            (r#""none""#, Durability::None),
+            (r#""disk""#, Durability::Disk),
+            (r#""auto""#, Durability::Auto),
+            (r#"{"copies":3}"#, Durability::Copies(3)),
+            (r#"{"ec":[2,1]}"#, Durability::Ec(2, 1)),
+            (r#"{"ec":[4,2]}"#, Durability::Ec(4, 2)),
+        ] {
+            assert_eq!(serde_json::from_str::<Durability>(text).expect("it parses"), durability);
+            assert_eq!(serde_json::to_string(&durability).expect("it prints"), text);
+            assert_eq!(Durability::from_number(durability.to_number()), durability);
+        }
+    }
+}

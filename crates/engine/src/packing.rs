@@ -1,12 +1,11 @@
-//! A batch as it travels: the bytes as they are stored, or packed anew by another codec, and sealed. Covers that choice; keeps its buffers from batch to
-//! batch.
-
-use std::ops::Range;
+//! A batch as it travels: the bytes as they are stored, or packed anew by another codec, sealed, and cut into shards where each holder gets one. Covers that
+//! choice; keeps its buffers from batch to batch.
 
 use ramster_core::compress::{Codec, Kind, Packed, Packer};
 use ramster_core::handle::{Handle, Version};
 use ramster_core::page::{PAGE_BYTES, Page};
 use ramster_core::seal::Tag;
+use ramster_core::shards::{Code, Coder, travelling_kind};
 use ramster_core::tmem::Batch;
 use ramster_core::wire::message::{Blob, PutPage};
 
@@ -18,37 +17,51 @@ pub struct Packing {
     /// What travels, one after the other, sealed.
     bytes: Vec<u8>,
     pages: Vec<Travelling>,
+    /// Of the code that was used last.
+    coder: Option<Coder>,
 }
 
 struct Travelling {
     handle: Handle,
     version: Version,
-    kind: Kind,
+    kind: u8,
     tag: Tag,
-    bytes: Range<usize>,
+    start: usize,
+    /// The length of each shard; of a whole copy, which is as good as its own shard 0, the length of all.
+    shard_bytes: usize,
 }
 
 impl Packing {
     pub fn new(engine: &Engine) -> Self {
-        Packing { packer: engine.new_packer(), page: Box::new([0; PAGE_BYTES]), bytes: Vec::new(), pages: Vec::new() }
+        let page = Box::new([0; PAGE_BYTES]);
+        Packing { packer: engine.new_packer(), page, bytes: Vec::new(), pages: Vec::new(), coder: None }
     }
 
-    /// Once for each batch: a version is sealed once.
-    pub fn put_pages(&mut self, engine: &Engine, batch: &Batch) -> Vec<PutPage<'_>> {
+    /// Once for each batch: a version is sealed once. With a code, pages are cut into its shards.
+    pub fn pack(&mut self, engine: &Engine, batch: &Batch, code: Option<Code>) {
         self.bytes.clear();
         self.pages.clear();
+        if self.coder.as_ref().map(Coder::code) != code {
+            self.coder = code.map(Coder::new);
+        }
         let codec = engine.remote_codec();
         for (handle, version, packed) in batch.iter() {
             let start = self.bytes.len();
             let kind = self.append(codec, packed);
+            let whole_bytes = self.bytes.len() - start;
+            let kind = travelling_kind(kind, code.map_or(0, |code| code.padding(whole_bytes)));
             let tag = engine.seals().seal(&handle, version, kind, &mut self.bytes[start..]);
-            self.pages.push(Travelling { handle, version, kind, tag, bytes: start..self.bytes.len() });
+            let shard_bytes = self.coder.as_ref().map_or(whole_bytes, |coder| coder.cut(&mut self.bytes, start));
+            self.pages.push(Travelling { handle, version, kind, tag, start, shard_bytes });
         }
-        let bytes = &self.bytes;
-        let put = |page: &Travelling| PutPage {
-            handle: page.handle,
-            version: page.version,
-            blob: Blob { kind: page.kind.tag(), tag: page.tag, bytes: &bytes[page.bytes.clone()] },
+    }
+
+    /// What was packed last: of each page the shard of that number; 0, where they are not cut, is all of it.
+    pub fn pages(&self, shard: u8) -> Vec<PutPage<'_>> {
+        let put = |page: &Travelling| {
+            let start = page.start + usize::from(shard) * page.shard_bytes;
+            let bytes = &self.bytes[start..start + page.shard_bytes];
+            PutPage { handle: page.handle, version: page.version, blob: Blob { kind: page.kind, tag: page.tag, bytes } }
         };
         self.pages.iter().map(put).collect()
     }

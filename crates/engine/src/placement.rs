@@ -3,7 +3,8 @@
 
 use ramster_core::handle::HolderId;
 use ramster_core::remotify::{Room, place};
-use ramster_core::tmem::Site;
+use ramster_core::shards::Code;
+use ramster_core::tmem::{COPIES_MAX, Site};
 
 use crate::bulk::Bulk;
 use crate::engine::Engine;
@@ -34,6 +35,8 @@ struct Wanted {
     /// Fewer will do.
     fewer: bool,
     spill: Spilled,
+    /// Not copies but shards.
+    code: Option<Code>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +63,9 @@ impl Placement {
         engine.holders().copy_into(&mut self.table);
         let wanted = self.wanted(engine);
         self.look(bulks, peers, now_ms);
+        if let Some(code) = wanted.code {
+            return self.choose_coded(code, engine.spill().map(|_| disk), need_bytes);
+        }
         let mut site = Site::of(&[]);
         while site.holders().len() < wanted.copies {
             let Some(holder) = place(&self.rooms, need_bytes, self.draws.draw()) else { break };
@@ -82,7 +88,31 @@ impl Placement {
         if enough && !site.holders().is_empty() { Choice::Site(site) } else { Choice::Nowhere }
     }
 
-    /// A peer on another node than any of `site`, for a further copy.
+    /// A node for each shard: one drawn like a copy's holder, and those that come after it in the table. So there are about as many different sets as holders,
+    /// not as many as there are ways to choose: an entry's number of a set has 16 bits, and the fewer sets, the fewer deaths at once that lose anything.
+    /// Whole pages go to the disk, if there is one (None: there is not, false: not now), where shards have too few nodes.
+    fn choose_coded(&mut self, code: Code, disk: Option<bool>, need_bytes: u64) -> Choice {
+        let shard_bytes = need_bytes.div_ceil(code.data() as u64);
+        let mut holders = Vec::with_capacity(code.shards());
+        if let Some(mut next) = place(&self.rooms, shard_bytes, self.draws.draw()) {
+            while holders.len() < code.shards() {
+                self.leave_out(&[next]);
+                holders.push(next);
+                let fits = |room: &&Room| room.free_bytes >= shard_bytes;
+                let after = self.rooms.iter().filter(fits).find(|room| room.holder > next);
+                let Some(room) = after.or(self.rooms.iter().find(fits)) else { break };
+                next = room.holder;
+            }
+        }
+        match Site::coded(code, &holders) {
+            Some(site) => Choice::Site(site),
+            None if self.busy => Choice::Busy,
+            None if disk == Some(true) => Choice::Site(Site::of(&[SPILL])),
+            None => Choice::Nowhere,
+        }
+    }
+
+    /// A peer on another node than any of `site`, for a further copy or a missing shard.
     pub fn choose_another(
         &mut self,
         engine: &Engine,
@@ -104,15 +134,17 @@ impl Placement {
     }
 
     fn wanted(&self, engine: &Engine) -> Wanted {
-        let disk = Wanted { copies: 1, fewer: true, spill: Spilled::Always };
-        let one = Wanted { copies: 1, fewer: false, spill: Spilled::Missing };
+        let disk = Wanted { copies: 1, fewer: true, spill: Spilled::Always, code: None };
+        let one = Wanted { copies: 1, fewer: false, spill: Spilled::Missing, code: None };
         match engine.durability() {
             Durability::None => one,
             Durability::Disk => disk,
-            Durability::Copies(copies) => Wanted { copies: usize::from(copies), fewer: false, spill: Spilled::Missing },
-            Durability::Auto if self.nodes_listed() >= 2 => {
-                Wanted { copies: 2, fewer: engine.spill().is_none(), spill: Spilled::Missing }
+            Durability::Copies(copies) => Wanted { copies: usize::from(copies), ..one },
+            // Whole copies from before should outlive as many deaths as shards do.
+            Durability::Ec(data, parity) => {
+                Wanted { copies: COPIES_MAX.min(usize::from(parity) + 1), code: Code::new(data, parity), ..one }
             }
+            Durability::Auto if self.nodes_listed() >= 2 => Wanted { copies: 2, fewer: engine.spill().is_none(), ..one },
             Durability::Auto if engine.spill().is_some() => disk,
             Durability::Auto => one,
         }

@@ -1,6 +1,7 @@
-//! Pages that must change holders. Copies that died with a holder are made anew: read from one that is left, as they are sealed, and sent to another. What a
-//! holder recalls comes home, from where it leaves again like any other page. Covers finding the pages, the one batch that is under way and the rate; that a
-//! page has a copy less is tmem's knowledge, and who takes one `placement.rs`'s choice.
+//! Pages that must change holders. Copies that died with a holder are made anew: read from one that is left, as they are sealed, and sent to another; of a
+//! coded page the shards that are left are read, and the missing one is worked out. What a holder recalls comes home, from where it leaves again like any
+//! other page. Covers finding the pages, the one batch that is under way and the rate; that a page has a copy less is tmem's knowledge, who takes one
+//! `placement.rs`'s choice, and what shards become `mending.rs`.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -13,7 +14,7 @@ use ramster_core::seal::TAG_BYTES;
 use ramster_core::tmem::{Away, Site};
 use ramster_core::wire::message::{Blob, PutPage};
 
-use crate::bulk::{Fetched, NotFetched};
+use crate::bulk::{Fetched, NotFetched, Purpose};
 use crate::engine::Engine;
 use crate::histograms::Timed;
 use crate::holders::SPILL;
@@ -30,7 +31,7 @@ const LOOKS: usize = 16;
 /// 64 MiB/s: half of what a gigabit link carries, so that faults keep the other half.
 const BYTES_PER_MS: u64 = 64 << 10;
 /// Nobody takes a copy: look again then.
-const NOWHERE_MS: u64 = 1000;
+pub(crate) const NOWHERE_MS: u64 = 1000;
 /// What came home leaves again first, when there is somewhere to go.
 const ROOM_MS: u64 = 5;
 /// A link that takes no request now.
@@ -47,7 +48,7 @@ pub struct Rebuild {
     /// What holders want taken away, oldest first.
     recalls: Vec<Recall>,
     under_way: Option<UnderWay>,
-    not_before_ms: u64,
+    pub(crate) not_before_ms: u64,
 }
 
 /// At most one a holder.
@@ -63,12 +64,22 @@ struct Recall {
     found: bool,
 }
 
-/// One batch: asked of `source`, then sent to `target`, or kept here.
-#[derive(Clone, Copy)]
-struct UnderWay {
-    source: HolderId,
-    target: Option<HolderId>,
+/// One batch: asked of one source or, for shards, of all who have some; then sent to `target`, or kept here.
+pub(crate) struct UnderWay {
+    pub(crate) site: Site,
+    pub(crate) pages: Vec<(Handle, Version)>,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) target: Option<HolderId>,
     sent: bool,
+}
+
+/// Who was asked for the batch, under which number, and what came.
+pub(crate) struct Source {
+    pub(crate) holder: HolderId,
+    request: u64,
+    pub(crate) fetched: Option<Vec<Fetched>>,
+    /// The request went with its link.
+    gone: bool,
 }
 
 impl Rebuild {
@@ -116,8 +127,8 @@ impl Remotifier {
             }
             self.rebuild.found = true;
         }
-        if let Some(under_way) = self.rebuild.under_way {
-            self.go_on(engine, under_way, now_ms);
+        if let Some(under_way) = self.rebuild.under_way.take() {
+            self.rebuild.under_way = self.go_on(engine, under_way, now_ms);
         }
         if self.rebuild.under_way.is_some() || (!self.rebuild.walking && self.rebuild.recalls.is_empty()) {
             return None;
@@ -161,7 +172,10 @@ impl Remotifier {
     fn find(&mut self, engine: &Engine, wanted: usize) -> (Vec<Away>, bool) {
         let mut thin = Vec::new();
         let rebuild = &mut self.rebuild;
-        let too_few = |site: &Site| !site.has(SPILL) && site.holders().len() < wanted;
+        let too_few = |site: &Site| match site.code() {
+            None => !site.has(SPILL) && site.holders().len() < wanted,
+            Some(_) => site.missing_shard().is_some(),
+        };
         engine.with_tmem(|tmem| tmem.pages_at(&too_few, &mut rebuild.cursor, (LOOK_CHUNKS, PAGES), &mut thin));
         let count = thin.len();
         if let Some(Away { site, .. }) = thin.first().copied() {
@@ -180,30 +194,34 @@ impl Remotifier {
     /// False: nobody takes a copy of these now.
     fn begin(&mut self, engine: &Engine, thin: &[Away], now_ms: u64) -> bool {
         let Some(Away { site, .. }) = thin.first() else { return false };
-        let Some(source) = site.first() else { return false };
         let need_bytes = (PAGES * PAGE_BYTES) as u64;
         let Some(target) = self.placement.choose_another(engine, &self.bulks, site, need_bytes, now_ms) else { return false };
         if self.bulk(engine, target).is_err() {
             return false;
         }
-        self.ask(engine, source, Some(target), thin, now_ms)
+        let sources = if site.code().is_some() { site.holders() } else { &site.holders()[..1] };
+        self.ask(engine, sources, Some(target), thin, now_ms)
     }
 
-    /// False: not now.
-    fn ask(&mut self, engine: &Engine, source: HolderId, target: Option<HolderId>, pages: &[Away], now_ms: u64) -> bool {
-        let Ok(index) = self.bulk(engine, source) else { return false };
+    /// For pages of one site. False: too few of the sources can be asked now.
+    fn ask(&mut self, engine: &Engine, sources: &[HolderId], target: Option<HolderId>, pages: &[Away], now_ms: u64) -> bool {
+        let Some(site) = pages.first().map(|page| page.site) else { return false };
         let pages: Vec<(Handle, Version)> = pages.iter().map(|page| (page.handle, page.version)).collect();
-        match self.bulks[index].ask(&pages, now_ms) {
-            Ok(asked) => {
-                self.rebuild.under_way = asked.then_some(UnderWay { source, target, sent: false });
-                asked
-            }
-            Err(trouble) => {
-                let bulk = self.bulks.swap_remove(index);
-                self.mend(engine, bulk, trouble);
-                false
+        let mut asked = Vec::with_capacity(sources.len());
+        for source in sources {
+            let Ok(index) = self.bulk(engine, *source) else { continue };
+            match self.bulks[index].ask(&pages, now_ms) {
+                Ok(Some(request)) => asked.push(Source { holder: *source, request, fetched: None, gone: false }),
+                Ok(None) => {}
+                Err(trouble) => {
+                    let bulk = self.bulks.swap_remove(index);
+                    self.mend(engine, bulk, trouble);
+                }
             }
         }
+        let enough = asked.len() >= site.needed().min(sources.len());
+        self.rebuild.under_way = enough.then_some(UnderWay { site, pages, sources: asked, target, sent: false });
+        enough
     }
 
     /// The next pages of a holder that wants to be rid of them. Those that are on disk too just go from there.
@@ -230,9 +248,18 @@ impl Remotifier {
                 tmem.unfetched(&page.handle, page.version, holder, Loss::HolderForgot);
             }
         });
-        let gone: usize = on_disk.iter().chain(&only_there).map(|page| page.bytes).sum();
+        // Shards come together from those who have them: the batch is of one site, and pages of others have their turn on the next round.
+        let mut only_there = only_there;
+        let first = only_there.first().map(|page| page.site);
+        only_there.retain(|page| {
+            Some(page.site) == first || (page.site.code().is_none() && first.is_some_and(|site| site.code().is_none()))
+        });
+        let share = |page: &Away| page.bytes.div_ceil(page.site.needed());
+        let gone: usize = on_disk.iter().chain(&only_there).map(share).sum();
         recall.bytes_left = recall.bytes_left.saturating_sub(gone as u64);
-        if !only_there.is_empty() && !self.ask(engine, holder, None, &only_there, now_ms) {
+        let coded = first.filter(|site| site.code().is_some());
+        let sources = coded.as_ref().map_or(&[holder][..], Site::holders).to_vec();
+        if !only_there.is_empty() && !self.ask(engine, &sources, None, &only_there, now_ms) {
             // Were it dead, tmem would know by now, and the next look finds nothing there.
             return Some(NOT_NOW_MS);
         }
@@ -252,6 +279,11 @@ impl Remotifier {
     }
 
     /// Pages that came to stay here.
+    /// So many bytes have travelled.
+    pub(crate) fn slow_down(&mut self, bytes: u64, now_ms: u64) {
+        self.rebuild.not_before_ms = now_ms + bytes / BYTES_PER_MS;
+    }
+
     fn take_home(&mut self, engine: &Engine, source: HolderId, fetched: &[Fetched], now_ms: u64) {
         let mut buffer = [0; PAGE_BYTES + TAG_BYTES];
         let mut bytes_home = 0;
@@ -259,7 +291,7 @@ impl Remotifier {
             let Ok((kind, tag, bytes)) = &page.what else { continue };
             let Some(kind) = Kind::from_tag(*kind) else { continue };
             bytes_home += bytes.len() as u64;
-            let opened = engine.seals().open(&page.handle, page.version, kind, tag, bytes, &mut buffer);
+            let opened = engine.seals().open(&page.handle, page.version, kind.tag(), tag, bytes, &mut buffer);
             engine.with_tmem(|tmem| match opened {
                 // tmem knows the digest, and whoever unpacks the page checks it.
                 Ok(bytes) => {
@@ -271,56 +303,83 @@ impl Remotifier {
                 }
             });
         }
-        self.rebuild.not_before_ms = now_ms + bytes_home / BYTES_PER_MS;
+        self.slow_down(bytes_home, now_ms);
         engine.note_pressure();
     }
 
-    fn go_on(&mut self, engine: &Engine, under_way: UnderWay, now_ms: u64) {
-        let UnderWay { source, target, sent } = under_way;
-        if sent {
-            if !self.bulks.iter().any(|bulk| Some(bulk.holder) == target && bulk.is_rebuilding()) {
-                self.rebuild.under_way = None;
+    /// Returns what is still under way.
+    fn go_on(&mut self, engine: &Engine, mut under_way: UnderWay, now_ms: u64) -> Option<UnderWay> {
+        if under_way.sent {
+            let rebuilding = self.bulks.iter().any(|bulk| Some(bulk.holder) == under_way.target && bulk.is_rebuilding());
+            return rebuilding.then_some(under_way);
+        }
+        for source in under_way.sources.iter_mut().filter(|source| source.fetched.is_none()) {
+            let bulk = self.bulks.iter_mut().find(|bulk| bulk.holder == source.holder);
+            match bulk {
+                None => source.gone = true,
+                Some(bulk) => match bulk.take_fetched(source.request) {
+                    Some(fetched) => source.fetched = Some(fetched),
+                    None => source.gone = !bulk.is_asked(source.request),
+                },
             }
-            return;
         }
-        let Some(bulk) = self.bulks.iter_mut().find(|bulk| bulk.holder == source) else {
-            self.rebuild.under_way = None;
-            return;
-        };
-        if let Some(fetched) = bulk.take_fetched() {
-            self.pass_on(engine, under_way, &fetched, now_ms);
-        } else if !bulk.is_asked() {
-            // The link was opened anew: the request went with the old one.
-            self.rebuild.under_way = None;
+        let waiting = under_way.sources.iter().any(|source| source.fetched.is_none() && !source.gone);
+        if under_way.site.code().is_some() {
+            return self.go_on_with_shards(engine, under_way, waiting, now_ms);
         }
+        if waiting {
+            return Some(under_way);
+        }
+        let source = under_way.sources.pop()?;
+        self.pass_on(engine, under_way, source, now_ms)
     }
 
-    fn pass_on(&mut self, engine: &Engine, UnderWay { source, target, .. }: UnderWay, fetched: &[Fetched], now_ms: u64) {
-        self.rebuild.under_way = None;
-        engine.with_tmem(|tmem| {
-            for page in fetched.iter().filter(|page| page.what == Err(NotFetched::Forgotten)) {
-                tmem.unfetched(&page.handle, page.version, source, Loss::HolderForgot);
-            }
-        });
-        let Some(target) = target else { return self.take_home(engine, source, fetched, now_ms) };
+    fn pass_on(&mut self, engine: &Engine, under_way: UnderWay, source: Source, now_ms: u64) -> Option<UnderWay> {
+        let (source, fetched) = (source.holder, source.fetched?);
+        self.hear_forgotten(engine, source, &fetched);
+        if under_way.target.is_none() {
+            self.take_home(engine, source, &fetched, now_ms);
+            return None;
+        }
         fn put(page: &Fetched) -> Option<PutPage<'_>> {
             let (kind, tag, bytes) = page.what.as_ref().ok()?;
             Some(PutPage { handle: page.handle, version: page.version, blob: Blob { kind: *kind, tag: *tag, bytes } })
         }
         let pages: Vec<PutPage<'_>> = fetched.iter().filter_map(put).collect();
+        self.send_further(engine, under_way, &pages, Purpose::Copies, now_ms)
+    }
+
+    pub(crate) fn hear_forgotten(&self, engine: &Engine, source: HolderId, fetched: &[Fetched]) {
+        engine.with_tmem(|tmem| {
+            for page in fetched.iter().filter(|page| page.what == Err(NotFetched::Forgotten)) {
+                tmem.unfetched(&page.handle, page.version, source, Loss::HolderForgot);
+            }
+        });
+    }
+
+    /// To the target. Returns what is under way then.
+    pub(crate) fn send_further(
+        &mut self,
+        engine: &Engine,
+        under_way: UnderWay,
+        pages: &[PutPage<'_>],
+        purpose: Purpose,
+        now_ms: u64,
+    ) -> Option<UnderWay> {
         let bytes: usize = pages.iter().map(|page| page.blob.bytes.len()).sum();
-        self.rebuild.not_before_ms = now_ms + (bytes as u64 / BYTES_PER_MS).max(1);
+        self.rebuild.not_before_ms = self.rebuild.not_before_ms.max(now_ms + (bytes as u64 / BYTES_PER_MS).max(1));
         // A flush for an earlier try MUST reach the holder before this one.
         self.flush_now(engine, now_ms);
-        self.renew_link(engine, target);
-        let taker = self.bulks.iter().position(|bulk| bulk.holder == target && bulk.has_room_for_batch());
-        let Some(index) = taker.filter(|_| !pages.is_empty()) else { return };
-        match self.bulks[index].send_batch(PoolKind::Persistent, &pages, true, now_ms) {
-            Ok(true) => self.rebuild.under_way = Some(UnderWay { source, target: Some(target), sent: true }),
-            Ok(false) => {}
+        let target = under_way.target;
+        target.into_iter().for_each(|target| self.renew_link(engine, target));
+        let taker = self.bulks.iter().position(|bulk| Some(bulk.holder) == target && bulk.has_room_for_batch());
+        let index = taker.filter(|_| !pages.is_empty())?;
+        match self.bulks[index].send_batch(PoolKind::Persistent, pages, purpose, now_ms) {
+            Ok(sent) => sent.then_some(UnderWay { sent: true, ..under_way }),
             Err(trouble) => {
                 let bulk = self.bulks.swap_remove(index);
                 self.mend(engine, bulk, trouble);
+                None
             }
         }
     }

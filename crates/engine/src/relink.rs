@@ -13,6 +13,8 @@ use crate::statblock::Stat;
 
 /// Well within the time for which a holder keeps the pages of an owner that has no link left (10 s at least).
 const REACH_MS: u64 = 3000;
+/// The first try: a holder that is just ending closes links before it refuses them.
+const SOON_MS: u64 = 250;
 
 /// Holders whose link broke and that could not be reached since. Each counts as dead in the end, so this ends.
 #[derive(Default)]
@@ -22,12 +24,12 @@ pub struct Unreached {
 }
 
 impl Unreached {
-    fn add(&mut self, holder: HolderId) {
+    fn add(&mut self, holder: HolderId, after_ms: u64) {
         if !self.holders.contains(&holder) {
             self.holders.push(holder);
         }
         // By the clock after the try, which may have taken a second.
-        self.again_ms = now_ms() + REACH_MS;
+        self.again_ms = now_ms() + after_ms;
     }
 }
 
@@ -58,7 +60,7 @@ impl Remotifier {
             Err(NoLink::Died) => {}
             Err(NoLink::NotNow) => {
                 self.orders.extend(orders);
-                self.unreached.add(holder);
+                self.unreached.add(holder, SOON_MS);
             }
         }
         engine.limits.room.ring();
@@ -72,7 +74,7 @@ impl Remotifier {
         if now_ms >= self.unreached.again_ms {
             for holder in std::mem::take(&mut self.unreached.holders) {
                 if self.bulk(engine, holder) == Err(NoLink::NotNow) {
-                    self.unreached.add(holder);
+                    self.unreached.add(holder, REACH_MS);
                 }
             }
         }

@@ -10,7 +10,7 @@ use ramster_core::remotify::{BATCH_BYTES, BATCH_PAGES, BatchLimit, next_batch};
 use ramster_core::tmem::{Acknowledged, Batch, FlushOrder, Site};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::bulk::{Answered, Bulk, Trouble};
+use crate::bulk::{Answered, Bulk, Purpose, Trouble};
 use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::holders::SPILL;
@@ -185,16 +185,19 @@ impl Remotifier {
             engine.with_tmem(|tmem| {
                 for page in answered {
                     stored += u64::from(page.stored);
-                    match (page.rebuilds, page.stored) {
-                        (false, true) => {
+                    match (page.purpose, page.stored) {
+                        (Purpose::Leaves, true) => {
                             let acknowledged = tmem.acknowledged(&page.handle, page.version, holder);
                             remotified += u64::from(acknowledged != Acknowledged::Waiting);
                         }
-                        (false, false) => tmem.refused(&page.handle, page.version, holder),
-                        (true, true) => {
+                        (Purpose::Leaves, false) => tmem.refused(&page.handle, page.version, holder),
+                        (Purpose::Copies, true) => {
                             tmem.rebuilt(&page.handle, page.version, holder);
                         }
-                        (true, false) => tmem.not_rebuilt(&page.handle, page.version, holder),
+                        (Purpose::Shards(shard), true) => {
+                            tmem.rebuilt_shard(&page.handle, page.version, holder, shard);
+                        }
+                        (_, false) => tmem.not_rebuilt(&page.handle, page.version, holder),
                     }
                 }
             });
@@ -360,7 +363,7 @@ impl Remotifier {
                 tmem.begin_remotify(pool, site, limit, batch);
             }
             if let Some(peer) = peer.filter(|_| batch.is_empty() && kinds.ephemeral) {
-                // One copy of what may go at any time.
+                // Of a page that may vanish one copy is enough.
                 (pool, site) = (PoolKind::Ephemeral, Site::of(&[peer]));
                 tmem.begin_remotify(pool, site, limit, batch);
             }
@@ -377,24 +380,30 @@ impl Remotifier {
             return if compact(engine) { Turn::Sent } else { Turn::Enough };
         }
         self.sent_ms = now_ms;
-        let holders: Vec<HolderId> = site.holders().iter().copied().filter(|holder| *holder != SPILL).collect();
-        holders.iter().for_each(|holder| self.renew_link(engine, *holder));
-        let pages = if holders.is_empty() { Vec::new() } else { self.packing.put_pages(engine, &self.batch) };
+        let to_peers = site.holders().iter().any(|holder| *holder != SPILL);
+        site.holders().iter().filter(|holder| **holder != SPILL).for_each(|holder| self.renew_link(engine, *holder));
+        if to_peers {
+            self.packing.pack(engine, &self.batch, site.code());
+        }
+        let mut pages = (0, if to_peers { self.packing.pages(0) } else { Vec::new() });
         let mut troubles = Vec::new();
-        for holder in &holders {
-            let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == *holder) {
-                Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(pool, &pages, false, now_ms),
+        for (holder, shard) in site.shards().filter(|(holder, _)| *holder != SPILL) {
+            if pages.0 != shard {
+                pages = (shard, self.packing.pages(shard));
+            }
+            let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == holder) {
+                Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(pool, &pages.1, Purpose::Leaves, now_ms),
                 _ => Ok(false),
             };
             if sent != Ok(true) {
-                troubles.push((*holder, sent.err()));
+                troubles.push((holder, sent.err()));
             }
         }
         drop(pages);
         // Last, for it takes the batch along. What a peer's link did not take is local again, and need not be written.
         if let Some(spill) = engine.spill().filter(|_| site.has(SPILL) && troubles.is_empty()) {
             let batch = std::mem::take(&mut self.batch);
-            self.batch = spill.submit(batch, !holders.is_empty(), &self.wake);
+            self.batch = spill.submit(batch, to_peers, &self.wake);
         }
         let turn = if troubles.is_empty() { Turn::Sent } else { Turn::Busy };
         for (holder, trouble) in troubles {

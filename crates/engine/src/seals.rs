@@ -4,7 +4,6 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use ramster_core::compress::Kind;
 use ramster_core::handle::{Handle, OwnerId, Version};
 use ramster_core::page::PAGE_BYTES;
 use ramster_core::seal::{Context, Forged, KEY_BYTES, Key, TAG_BYTES, Tag};
@@ -39,8 +38,8 @@ impl Seals {
         Seals(Lock::new(Keys { terms: vec![Term { versions: 0..=Version::MAX, seal }], last: 0 }))
     }
 
-    /// Encrypts in place. Versions MUST come in the order in which they were drawn, each once.
-    pub fn seal(&self, handle: &Handle, version: Version, kind: Kind, bytes: &mut [u8]) -> Tag {
+    /// Encrypts in place. `kind` is the byte that travels with the bytes (`core::shards`). Versions MUST come in the order in which they were drawn, each once.
+    pub fn seal(&self, handle: &Handle, version: Version, kind: u8, bytes: &mut [u8]) -> Tag {
         let seal = self.0.lock().sealing(version);
         seal.key.seal(&seal.context(handle, version, kind), bytes)
     }
@@ -50,7 +49,7 @@ impl Seals {
         &self,
         handle: &Handle,
         version: Version,
-        kind: Kind,
+        kind: u8,
         tag: &Tag,
         bytes: &[u8],
         buffer: &'a mut Sealed,
@@ -123,15 +122,18 @@ impl Keys {
 }
 
 impl Seal {
-    fn context(&self, handle: &Handle, version: Version, kind: Kind) -> Context {
-        Context { owner: self.owner, handle: *handle, version, kind: kind.tag() }
+    fn context(&self, handle: &Handle, version: Version, kind: u8) -> Context {
+        Context { owner: self.owner, handle: *handle, version, kind }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ramster_core::compress::Kind;
     use ramster_core::handle::{ObjectId, PoolId};
+
+    const RAW: u8 = Kind::Raw.tag();
 
     const PARENT: OwnerId = OwnerId { node: 1, client: 2, incarnation: 1 };
     const CHILD: OwnerId = OwnerId { node: 1, client: 3, incarnation: 1 };
@@ -139,7 +141,7 @@ mod tests {
 
     fn sealed(seals: &Seals, version: Version) -> (Tag, Vec<u8>) {
         let mut bytes = page(version).to_vec();
-        let tag = seals.seal(&HANDLE, version, Kind::Raw, &mut bytes);
+        let tag = seals.seal(&HANDLE, version, RAW, &mut bytes);
         (tag, bytes)
     }
 
@@ -149,7 +151,7 @@ mod tests {
 
     fn opens(seals: &Seals, version: Version, (tag, bytes): &(Tag, Vec<u8>)) -> bool {
         let mut buffer = [0; PAGE_BYTES + TAG_BYTES];
-        seals.open(&HANDLE, version, Kind::Raw, tag, bytes, &mut buffer).is_ok_and(|opened| opened == page(version))
+        seals.open(&HANDLE, version, RAW, tag, bytes, &mut buffer).is_ok_and(|opened| opened == page(version))
     }
 
     #[test]
@@ -185,7 +187,7 @@ mod tests {
     fn bytes_longer_than_a_page_are_forged() {
         let seals = Seals::new(PARENT, [5; KEY_BYTES]);
         let mut buffer = [0; PAGE_BYTES + TAG_BYTES];
-        let opened = seals.open(&HANDLE, 1, Kind::Raw, &Tag::default(), &[0; PAGE_BYTES + 1], &mut buffer);
+        let opened = seals.open(&HANDLE, 1, RAW, &Tag::default(), &[0; PAGE_BYTES + 1], &mut buffer);
         assert_eq!(opened, Err(Forged));
     }
 }

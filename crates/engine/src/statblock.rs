@@ -84,6 +84,10 @@ stats! {
     CopiesRebuilt "copies_rebuilt"
     /// Processes that look for pages with too few copies, or make new ones.
     Rebuilding "rebuilding"
+    /// Pages that came back although a data shard was missing: it was computed from parity.
+    GetsDecoded "gets_decoded"
+    /// Shards that turned out to be other bytes than those that their holder was sent.
+    ShardsForged "shards_forged"
     /// Batches that did not leave because too many sets of holders are in use.
     SitesRefused "sites_refused"
     /// The two reasons of `puts_refused`.

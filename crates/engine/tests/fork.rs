@@ -12,7 +12,7 @@ use common::{DEADLINE, engine, handle, page, peers, server, wait_at_limit, wait_
 use ramster_core::backend::{Backend, Get, Keep, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
-use ramster_engine::{CredentialsPem, Engine, Options, Stat};
+use ramster_engine::{CredentialsPem, Durability, Engine, Options, Stat};
 use ramster_peer::server::{Server, ServerConfig};
 use ramster_sys::lock::Lock;
 use ramster_sys::{next, quiet};
@@ -90,6 +90,45 @@ fn parent_and_child_both_have_all_pages_local_on_their_way_and_remote() {
     }
     assert!(engine.stats().get(Stat::PagesRemotified) > 1000);
     assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+}
+
+/// Each is a client of its own at every holder, and makes lost shards anew for itself.
+#[test]
+fn parent_and_child_both_have_all_coded_pages_and_both_outlive_a_holder() {
+    const PAGES: u32 = 600;
+    let _one = ONE_AT_A_TIME.lock();
+    let mut holders: Vec<Server> = (1..=4).map(|node| server(node, 256 << 20)).collect();
+    let listed = peers(&holders.iter().collect::<Vec<_>>());
+    let options = Options { store_bytes: Some(64 << 10), peers: listed, durability: Durability::Ec(2, 1), ..Options::default() };
+    let engine = Engine::start(&options).expect("engine");
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    for round in 0..3 {
+        put_all(&engine, pool, PAGES, round);
+        let child = fork(&engine, || {
+            for index in (0..PAGES).step_by(3) {
+                assert_eq!(engine.put(&handle(pool, index), &page(index, 1000 + round)), Put::Stored);
+            }
+            // More than once: the death of a holder comes at any moment.
+            for index in (0..PAGES).chain(0..PAGES) {
+                let mut found = [0; PAGE_BYTES];
+                assert_eq!(engine.get(&handle(pool, index), Keep::Keep, &mut found), Ok(Get::Hit), "page {index}");
+                assert!(found == page(index, if index % 3 == 0 { 1000 + round } else { round }), "page {index}");
+            }
+        });
+        if round == 1 {
+            drop(holders.remove(0));
+        }
+        assert_pages(&engine, pool, |_| Some(round), PAGES);
+        child();
+        put_all(&engine, pool, PAGES, round);
+    }
+    assert!(engine.stats().get(Stat::PagesRemotified) > 600);
+    // While its child lives the dead one's listener does, so the parent may find it silent and no more.
+    let stats = engine.stats();
+    assert!(stats.get(Stat::GetsDecoded) + stats.get(Stat::GetsElsewhere) + stats.get(Stat::CopiesLost) > 0);
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+    engine.close();
+    wait_until("nothing at the holders", || holders.iter().all(|holder| holder.stats().pages() == 0));
 }
 
 /// Over TLS, where the holder lets nobody but its family speak for a child, and the child goes on with the link that its parent opened.

@@ -19,7 +19,8 @@ Runs an unmodified, dynamically linked program with its large memory managed: co
   --node SOCKET      the local node, which supplies the peers (default: the one at its usual place, if it runs)
   --spill DIR        a directory on disk for what fits nowhere else
   --durability WHAT  copies=2 (or 3: on different nodes), disk (a copy in --spill too), none (one copy), or auto (default:
-                     two copies where there are two peers, otherwise disk if --spill is given)
+                     two copies where there are two peers, otherwise disk if --spill is given); or ec=2+1 (or another
+                     K+M up to 6): K data and M parity shards of each page on as many nodes
   --config FILE      a TOML file with [run] and [[peers]]; flags win over it
   --malloc NAME      auto (default: small allocations are managed too) or system
   --stats FILE       write one JSON object of statistics when the program ends

@@ -32,7 +32,7 @@ RUN_KEYS: dict[str, tuple[type, str]] = {
     "local": (str, 'a size, like "1G", or "auto"'),
     "resident": (str, 'a size, like "512M"'),
     "spill": (str, "a directory"),
-    "durability": (str, '"auto", "none", "disk" or "copies=2"'),
+    "durability": (str, '"auto", "none", "disk", "copies=2" or "ec=2+1"'),
     "malloc": (str, '"auto" or "system"'),
     "node": (str, "the path of a node's socket"),
 }

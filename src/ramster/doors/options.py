@@ -90,7 +90,7 @@ def _peers(text: str, of: str) -> list[dict[str, Any]]:
     return [{"node": index, "address": addresses.numeric(part, of=of)} for index, part in enumerate(found, start=1)]
 
 
-def _durability(wishes: Wishes) -> str | dict[str, int]:
+def _durability(wishes: Wishes) -> durability.Durability:
     """As the engine reads it."""
     of = wishes.prefix + "durability"
     found = durability.parse(wishes.durability or "auto", of=of)

@@ -36,7 +36,8 @@ def configure(
     peers: addresses of nodes, `["127.0.0.1:7946", ...]` or one string with commas.
     spill: a directory on disk for what fits nowhere else.
     durability: `copies=2` or `copies=3` (on different nodes), `disk` (a copy in `spill` too), `none` (one copy), or `auto`
-        (the default: two copies where there are two peers, otherwise disk if `spill` is given).
+        (the default: two copies where there are two peers, otherwise disk if `spill` is given); or `ec=K+M`, such as
+        `ec=2+1`: K data and M parity shards of each page, 2 <= K, 1 <= M, K + M <= 6, each on a node of its own.
     node: the Unix socket of the local node, which then supplies the peers.
     config: a TOML file with `[run]` and `[[peers]]`; arguments win over it.
 

@@ -18,8 +18,8 @@ pub struct Entry {
     pub version: Version,
     /// Who has its copies, or is to have them; of a lost page, who had the last one.
     pub site: SiteId,
-    /// State in the low 3 bits; above them, in 3, the kind of the packed bytes or, when lost, the reason; above them the holders that have not
-    /// acknowledged their copy.
+    /// State in the low 3 bits. Above them, when lost, the reason; otherwise, in 2, the kind of the packed bytes, and in 3 the holders that have not
+    /// acknowledged what they were sent.
     what: u8,
     /// The age of tmem when the page was put.
     pub age: u8,
@@ -30,8 +30,11 @@ const NO_SLOT: SlotRef = SlotRef { slab: u32::MAX, slot: 0, len: 0 };
 const STATES: [State; 6] = [State::Absent, State::Same, State::Local, State::InTransit, State::Remote, State::Lost];
 const STATE: u8 = 7;
 const KIND_AT: u8 = 3;
-const KIND: u8 = 7 << KIND_AT;
-const MISSING_AT: u8 = 6;
+const KIND: u8 = 3 << KIND_AT;
+const LOSS_AT: u8 = 3;
+const MISSING_AT: u8 = 5;
+// A kind beyond these would need another bit.
+const _: () = assert!(Kind::Lz4.tag() <= 3 && Kind::Zstd.tag() <= 3 && Kind::Raw.tag() <= 3);
 const LOSSES: [Loss; 5] = [Loss::HolderDied, Loss::HolderForgot, Loss::Corrupt, Loss::Deadline, Loss::SpillFailed];
 
 impl Entry {
@@ -63,11 +66,11 @@ impl Entry {
     }
 
     pub fn set_lost(&mut self, why: Loss) {
-        self.what = State::Lost as u8 | (why as u8) << KIND_AT;
+        self.what = State::Lost as u8 | (why as u8) << LOSS_AT;
     }
 
     pub fn loss(&self) -> Loss {
-        LOSSES[usize::from((self.what & KIND) >> KIND_AT).min(LOSSES.len() - 1)]
+        LOSSES[usize::from(self.what >> LOSS_AT).min(LOSSES.len() - 1)]
     }
 
     /// Acknowledgements that have not come yet, while in transit.

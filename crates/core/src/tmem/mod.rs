@@ -46,6 +46,12 @@ pub enum Answer {
         /// Whether another holder has a copy too.
         others: bool,
     },
+    /// The same of a coded page: any of the site's holders, as many as it needs, have it together.
+    ShardsAt {
+        site: Site,
+        version: Version,
+        digest: Digest,
+    },
     Miss,
     Lost(Lost),
 }
@@ -161,6 +167,9 @@ impl<M: SlabMemory> Tmem<M> {
             State::Remote => {
                 self.counters.gets_remote += 1;
                 let site = self.sites.get(entry.site);
+                if site.code().is_some() {
+                    return Answer::ShardsAt { site, version: entry.version, digest: entry.digest };
+                }
                 let others = site.holders().len() > 1;
                 // A remote page has a holder; were it not so, its getter would find that nobody has it.
                 let holder = site.first().unwrap_or(HolderId(u16::MAX));

@@ -1,22 +1,30 @@
-//! Who has the copies of a page: sets of holders, each with a number that fits a page's entry. Covers sets and numbers; which set is chosen for a page
-//! is decided outside.
+//! Who has a page: sets of holders that have a copy each, or a shard each, with a number that fits a page's entry. Covers sets and numbers; which set is
+//! chosen for a page is decided outside.
 
 use std::collections::HashMap;
 use std::fmt;
 
 use super::hash::Keyed;
 use crate::handle::HolderId;
+use crate::shards::{Code, SHARDS_MAX};
 
-/// More than three copies would cost more memory than they win safety; an entry has two bits for the acknowledgements that are missing.
+/// More than three copies would cost more memory than they win safety.
 pub const COPIES_MAX: usize = 3;
 /// The number of no set. One less than this many sets can be in use: all pairs of 360 nodes.
 const NO_SITE: u16 = u16::MAX;
+/// An entry has three bits for the acknowledgements that are missing.
+const _: () = assert!(SHARDS_MAX < 8 && COPIES_MAX <= SHARDS_MAX);
 
-/// One to [`COPIES_MAX`] different holders, in the order in which they are asked for a page.
+/// One to [`COPIES_MAX`] different holders with a copy each, in the order in which they are asked for a page; or, of a coded page, different holders with
+/// a shard each, in the order of the shards.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Site {
     len: u8,
-    holders: [HolderId; COPIES_MAX],
+    /// None: whole copies.
+    code: Option<Code>,
+    holders: [HolderId; SHARDS_MAX],
+    /// Which shard each of the holders has; 0 for whole copies.
+    shards: [u8; SHARDS_MAX],
 }
 
 /// Index into a [`Sites`].
@@ -24,27 +32,50 @@ pub struct Site {
 pub struct SiteId(u16);
 
 impl Site {
-    const EMPTY: Site = Site { len: 0, holders: [HolderId(u16::MAX); COPIES_MAX] };
+    const EMPTY: Site = Site { len: 0, code: None, holders: [HolderId(u16::MAX); SHARDS_MAX], shards: [0; SHARDS_MAX] };
 
-    /// What is there twice, and what is too many, is left out.
+    /// Of whole copies. What is there twice, and what is too many, is left out.
     pub fn of(holders: &[HolderId]) -> Site {
         holders.iter().fold(Site::EMPTY, |site, holder| site.with(*holder).unwrap_or(site))
     }
 
-    /// None: it is one of them already, or they are as many as can be.
-    pub fn with(mut self, holder: HolderId) -> Option<Site> {
-        if self.has(holder) {
+    /// Each has the shard of its number. None: they are not as many as the code has shards, or not all different.
+    pub fn coded(code: Code, holders: &[HolderId]) -> Option<Site> {
+        let empty = Site { code: Some(code), ..Site::EMPTY };
+        let site = holders.iter().zip(0..).try_fold(empty, |site, (holder, shard)| site.with_shard(*holder, shard))?;
+        (site.holders().len() == code.shards()).then_some(site)
+    }
+
+    /// One more with a whole copy. None: it is one of them already, or they are as many as can be, or they have shards.
+    pub fn with(self, holder: HolderId) -> Option<Site> {
+        (self.code.is_none() && usize::from(self.len) < COPIES_MAX).then(|| self.insert(holder, 0, usize::from(self.len)))?
+    }
+
+    /// One more with that shard. None: it has another, or somebody else has that one, or there is no such shard.
+    pub fn with_shard(self, holder: HolderId, shard: u8) -> Option<Site> {
+        let fits =
+            self.code.is_some_and(|code| usize::from(shard) < code.shards()) && !self.shards().any(|(_, other)| other == shard);
+        let at = self.shards().filter(|(_, other)| *other < shard).count();
+        fits.then(|| self.insert(holder, shard, at))?
+    }
+
+    fn insert(mut self, holder: HolderId, shard: u8, at: usize) -> Option<Site> {
+        let end = usize::from(self.len);
+        if self.has(holder) || end >= SHARDS_MAX {
             return None;
         }
-        *self.holders.get_mut(usize::from(self.len))? = holder;
+        self.holders.copy_within(at..end, at + 1);
+        self.shards.copy_within(at..end, at + 1);
+        (self.holders[at], self.shards[at]) = (holder, shard);
         self.len += 1;
         Some(self)
     }
 
     pub fn without(&self, holder: HolderId) -> Site {
-        let mut rest = Site::EMPTY;
-        for other in self.holders().iter().filter(|other| **other != holder) {
-            rest.holders[usize::from(rest.len)] = *other;
+        let mut rest = Site { code: self.code, ..Site::EMPTY };
+        for (other, shard) in self.shards().filter(|(other, _)| *other != holder) {
+            let at = usize::from(rest.len);
+            (rest.holders[at], rest.shards[at]) = (other, shard);
             rest.len += 1;
         }
         rest
@@ -56,6 +87,35 @@ impl Site {
 
     pub fn has(&self, holder: HolderId) -> bool {
         self.holders().contains(&holder)
+    }
+
+    /// None: its holders have whole copies.
+    pub fn code(&self) -> Option<Code> {
+        self.code
+    }
+
+    /// The holders and which shard each has.
+    pub fn shards(&self) -> impl Iterator<Item = (HolderId, u8)> + '_ {
+        self.holders().iter().copied().zip(self.shards)
+    }
+
+    pub fn shard_of(&self, holder: HolderId) -> Option<u8> {
+        self.shards().find(|(other, _)| *other == holder).map(|(_, shard)| shard)
+    }
+
+    /// The first shard that nobody has. None: all are there, or these are whole copies.
+    pub fn missing_shard(&self) -> Option<u8> {
+        (0..self.code?.shards() as u8).find(|shard| !self.shards().any(|(_, other)| other == *shard))
+    }
+
+    /// How many of its holders make up the page.
+    pub fn needed(&self) -> usize {
+        self.code.map_or(1, Code::data)
+    }
+
+    /// Whether the page can be had of them.
+    pub fn is_enough(&self) -> bool {
+        self.holders().len() >= self.needed()
     }
 
     /// Whom to ask first. None: the empty set.
@@ -73,7 +133,10 @@ impl Site {
 
 impl fmt::Debug for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.holders()).finish()
+        match self.code {
+            None => f.debug_list().entries(self.holders()).finish(),
+            Some(_) => f.debug_list().entries(self.shards()).finish(),
+        }
     }
 }
 
@@ -154,6 +217,26 @@ mod tests {
         assert_eq!(asked, [1, 9, 4].map(|holder| Some(HolderId(holder))));
         assert_eq!(three.after(HolderId(5)), Some(HolderId(4)), "one that is gone from the set");
         assert_eq!((site(&[4]).after(HolderId(4)), site(&[]).after(HolderId(4))), (None, None));
+    }
+
+    #[test]
+    fn a_coded_site_knows_which_shard_each_has_and_which_are_missing() {
+        let code = Code::new(2, 1).expect("a code");
+        let of = |holders: &[u16]| Site::coded(code, &holders.iter().map(|holder| HolderId(*holder)).collect::<Vec<_>>());
+        let whole = of(&[4, 1, 9]).expect("a site");
+        assert_eq!((of(&[4, 1]), of(&[4, 1, 4]), of(&[4, 1, 9, 3])), (None, None, None));
+        assert_eq!((whole.shard_of(HolderId(1)), whole.shard_of(HolderId(2)), whole.missing_shard()), (Some(1), None, None));
+        assert_eq!((whole.with(HolderId(2)), whole.with_shard(HolderId(2), 1)), (None, None));
+        let two = whole.without(HolderId(4));
+        assert!(two.is_enough() && !two.without(HolderId(9)).is_enough());
+        assert_eq!((two.holders(), two.missing_shard()), (&[HolderId(1), HolderId(9)][..], Some(0)));
+        assert_eq!(
+            (two.with_shard(HolderId(9), 0), two.with_shard(HolderId(4), 3)),
+            (None, None),
+            "one shard a holder, and no fourth"
+        );
+        assert_eq!(two.with_shard(HolderId(4), 0), Some(whole), "whatever the order in which they came");
+        assert_ne!(whole, site(&[4, 1, 9]));
     }
 
     #[test]

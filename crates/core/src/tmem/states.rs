@@ -40,7 +40,7 @@ pub enum Event {
     Acknowledge,
     /// The holder refused it, or its answer never came.
     Refuse,
-    /// A holder died, forgot it or sent it back damaged, and another one has a copy.
+    /// A holder died, forgot it or sent it back damaged, and another one has a copy, or enough others have shards.
     LoseCopy,
     /// The same of the last copy.
     Lose,

@@ -2,7 +2,6 @@
 //! choosing the holder and moving the bytes is done outside.
 
 use super::entry::Entry;
-use super::flushes::Holders;
 use super::objects::{At, NONE};
 use super::sites::{self, Site, SiteId};
 use super::states::{Event, State};
@@ -123,7 +122,7 @@ impl<M: SlabMemory> Tmem<M> {
         self.flushes.copy(holder, *handle, version);
     }
 
-    /// Pages of which it had the only copy are lost or, ephemeral ones, have vanished; what was on its way there is local again. Walks all pages.
+    /// Pages of which it had the only copy, or a shard without which the others are too few, are lost or, ephemeral ones, have vanished; what was on its way there is local again. Walks all pages.
     /// Returns how many persistent pages were lost.
     pub fn holder_died(&mut self, holder: HolderId) -> u64 {
         let before = self.counters.pages_lost;
@@ -132,8 +131,8 @@ impl<M: SlabMemory> Tmem<M> {
             match (self.objects.entry(at).state(), self.objects.chunks[at.chunk as usize].kind) {
                 (State::InTransit, _) => self.take_back(at, holder),
                 (State::Remote, _) if self.lose_copy(at, holder).is_some() => {}
-                (State::Remote, PoolKind::Persistent) => self.lose(at, Loss::HolderDied),
-                (State::Remote, PoolKind::Ephemeral) => self.drop_page(at, Event::Evict, Some(&mut Holders::default())),
+                (State::Remote, PoolKind::Persistent) => self.lose(at, holder, Loss::HolderDied),
+                (State::Remote, PoolKind::Ephemeral) => self.drop_page(at, Event::Evict, None),
                 _ => {}
             }
         }
@@ -193,7 +192,7 @@ impl<M: SlabMemory> Tmem<M> {
             return Unfetched::Miss;
         }
         if why != Loss::Deadline {
-            self.lose(at, why);
+            self.lose(at, holder, why);
         }
         Unfetched::Lost(lost)
     }
@@ -241,12 +240,21 @@ impl<M: SlabMemory> Tmem<M> {
     /// `holder` has been sent a further copy of that version and has acknowledged it. One try at a time for each page and holder, sent after all flushes
     /// queued before: the flush for a try that failed would take the next one's copy along. False: nobody wants it any more, and a flush of it is queued.
     pub fn rebuilt(&mut self, handle: &Handle, version: Version, holder: HolderId) -> bool {
+        self.has_more(handle, version, holder, |site| site.with(holder))
+    }
+
+    /// The same of the shard that it was sent, which nobody had.
+    pub fn rebuilt_shard(&mut self, handle: &Handle, version: Version, holder: HolderId, shard: u8) -> bool {
+        self.has_more(handle, version, holder, |site| site.with_shard(holder, shard))
+    }
+
+    fn has_more(&mut self, handle: &Handle, version: Version, holder: HolderId, more: impl Fn(Site) -> Option<Site>) -> bool {
         if let Some(at) = self.find_remote(handle, version) {
             let site = self.sites.get(self.objects.entry(at).site);
             if site.has(holder) {
                 return true;
             }
-            if let Some(number) = site.with(holder).and_then(|more| self.site_number(more)) {
+            if let Some(number) = more(site).and_then(|more| self.site_number(more)) {
                 self.enter(at, Event::Rebuild);
                 self.objects.entry_mut(at).site = number;
                 self.counters.copies_rebuilt += 1;
@@ -264,6 +272,12 @@ impl<M: SlabMemory> Tmem<M> {
         if !at.is_some_and(|at| self.sites.get(self.objects.entry(at).site).has(holder)) {
             self.flushes.copy(holder, *handle, version);
         }
+    }
+
+    /// Who has that version. None: it is not wanted any more.
+    pub fn site_of(&mut self, handle: &Handle, version: Version) -> Option<Site> {
+        let at = self.find_remote(handle, version)?;
+        Some(self.sites.get(self.objects.entry(at).site))
     }
 
     /// Who else has that copy. None: nobody, or it is not wanted any more.
@@ -300,10 +314,10 @@ impl<M: SlabMemory> Tmem<M> {
         self.objects.entry_mut(at).set_missing(0);
     }
 
-    /// Returns who has another copy. None: nobody, and nothing was changed.
+    /// Returns who has another copy, or a shard of enough. None: nobody, and nothing was changed.
     fn lose_copy(&mut self, at: At, holder: HolderId) -> Option<HolderId> {
         let rest = self.sites.get(self.objects.entry(at).site).without(holder);
-        let other = rest.first()?;
+        let other = rest.first().filter(|_| rest.is_enough())?;
         self.enter(at, Event::LoseCopy);
         // Without a number for the rest the set stays as it is: who asks the wrong one is sent on.
         if let Some(number) = self.site_number(rest) {
@@ -347,7 +361,14 @@ impl<M: SlabMemory> Tmem<M> {
         }
     }
 
-    fn lose(&mut self, at: At, why: Loss) {
+    /// `holder` had the last copy, or one shard of too few. What others have of it is of no use any more.
+    fn lose(&mut self, at: At, holder: HolderId, why: Loss) {
+        if self.sites.get(self.objects.entry(at).site).code().is_some() {
+            self.flush_copies(at, None);
+            if let Some(number) = self.site_number(Site::of(&[holder])) {
+                self.objects.entry_mut(at).site = number;
+            }
+        }
         if self.enter(at, Event::Lose) {
             self.objects.entry_mut(at).set_lost(why);
             self.counters.pages_lost += 1;

@@ -1,7 +1,9 @@
-//! tmem's tests: `promises` and `copies` are the histories we thought of, `model` the others.
+//! tmem's tests: `promises`, `copies` and `shards` are the histories we thought of, `model` the others.
 
 mod bare;
 mod copies;
 mod model;
+mod pieces;
 mod promises;
+mod shards;
 mod world;

@@ -21,6 +21,7 @@ enum Op {
     Hear { which: usize, count: usize },
     LandGet(usize),
     Kill(u16),
+    GiveUp(u16),
     Repatriate(u16),
     Rebuild { holder: u16, wanted: usize },
     Compact,
@@ -64,7 +65,8 @@ fn apply(world: &mut World, op: Op) {
         Op::DestroyPool(which) => world.destroy_pool(which),
         Op::SendBatch { ephemeral, holder, copies, pages } => {
             let kind = if ephemeral { PoolKind::Ephemeral } else { PoolKind::Persistent };
-            world.send_batch(kind, &site_of(holder, copies), pages);
+            // No copies: three shards.
+            world.send_batch(kind, &site_of(holder, if copies == 0 { 3 } else { copies }), copies == 0, pages);
         }
         Op::SendFlushes => world.send_flushes(),
         Op::Deliver { holder, stores, answers, count } => {
@@ -80,6 +82,7 @@ fn apply(world: &mut World, op: Op) {
         Op::LandGet(which) if world.gets_in_flight() > 0 => world.land_get(which),
         Op::LandGet(_) => {}
         Op::Kill(holder) => world.kill(holder),
+        Op::GiveUp(holder) => world.give_up(holder),
         Op::Repatriate(holder) => {
             world.repatriate(holder);
         }
@@ -110,7 +113,7 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => (page(), prop_oneof![0..200_u32, Just(u32::MAX)]).prop_map(|(page, count)| Op::FlushRange { page, count }),
         1 => page().prop_map(Op::FlushObject),
         1 => (0..3_usize).prop_map(Op::DestroyPool),
-        12 => (any::<bool>(), holder(), 1..=HOLDERS, 1..20_usize)
+        12 => (any::<bool>(), holder(), 0..=3_u16, 1..20_usize)
             .prop_map(|(ephemeral, holder, copies, pages)| Op::SendBatch { ephemeral, holder, copies, pages }),
         4 => (holder(), 2..=3_usize).prop_map(|(holder, wanted)| Op::Rebuild { holder, wanted }),
         4 => Just(Op::SendFlushes),
@@ -119,6 +122,7 @@ fn ops() -> impl Strategy<Value = Op> {
         20 => (any::<usize>(), 1..12_usize).prop_map(|(which, count)| Op::Hear { which, count }),
         15 => any::<usize>().prop_map(Op::LandGet),
         1 => holder().prop_map(Op::Kill),
+        1 => holder().prop_map(Op::GiveUp),
         3 => holder().prop_map(Op::Repatriate),
         3 => Just(Op::Compact),
         1 => (0..40_u64).prop_map(|frames| Op::SetLimit(frames * 4096)),
@@ -167,7 +171,7 @@ fn random_op(random: &mut Random) -> Op {
         80..82 => Op::FlushRange { page, count: random.below(200) as u32 },
         82..83 if random.below(4) == 0 => Op::FlushObject(page),
         83..95 => {
-            let copies = 1 + random.below(u64::from(HOLDERS)) as u16;
+            let copies = random.below(4) as u16;
             Op::SendBatch { ephemeral: random.below(2) == 0, holder, copies, pages: 1 + random.below(20) as usize }
         }
         95..97 => Op::SendFlushes,
@@ -184,6 +188,7 @@ fn random_op(random: &mut Random) -> Op {
         197..198 => Op::Fork,
         198..199 if random.below(4) == 0 => Op::DestroyPool(random.below(3) as usize),
         _ if random.below(4) == 0 => Op::Kill(holder),
+        _ if random.below(4) == 0 => Op::GiveUp(holder),
         _ => Op::SendFlushes,
     }
 }

@@ -6,12 +6,14 @@ use ramster_core::compress::{Codec, Kind, Packed, Packer};
 use ramster_core::handle::{Handle, HolderId, ObjectId, PoolId, PoolKind, Version};
 use ramster_core::page::{Digest, PAGE_BYTES, Page};
 use ramster_core::remotify::BatchLimit;
+use ramster_core::shards::{Code, Coder};
 use ramster_core::store::HeapSlabs;
 use ramster_core::tmem::{Acknowledged, Answer, Away, Batch, Copied, Fetched, Flush, FlushOrder, Site, Tmem, Unfetched};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub const SEED: u64 = 0x0bad_cafe;
-pub const HOLDERS: u16 = 3;
+/// One more than a page has copies or shards here, so that a lost one can be made anew.
+pub const HOLDERS: u16 = 4;
 
 /// What the plain map says of a handle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +26,15 @@ pub enum Truth {
     Lost,
 }
 
-type Record = (Version, Kind, Digest, Vec<u8>);
+/// What a holder keeps: a copy, or the shard of that number, with how many bytes all shards are together without what fills them up.
+#[derive(Clone)]
+pub struct Record {
+    pub version: Version,
+    pub kind: Kind,
+    pub digest: Digest,
+    pub bytes: Vec<u8>,
+    pub shard: Option<(u8, usize)>,
+}
 
 enum Message {
     Put { handle: Handle, record: Record, rebuilds: bool },
@@ -38,21 +48,23 @@ struct Answered {
     version: Version,
     /// It is of a further copy of a remote page.
     rebuilds: bool,
+    shard: Option<u8>,
     /// None: the answer was lost on its way.
     stored: Option<bool>,
 }
 
 struct Getting {
     handle: Handle,
-    holder: HolderId,
+    /// None: the shards are fetched.
+    holder: Option<HolderId>,
     version: Version,
     digest: Digest,
     keep: Keep,
 }
 
 #[derive(Default)]
-struct Holder {
-    pages: BTreeMap<Handle, Record>,
+pub struct Holder {
+    pub pages: BTreeMap<Handle, Record>,
     inbox: VecDeque<Message>,
 }
 
@@ -61,12 +73,13 @@ pub struct World {
     pub packer: Packer,
     pub pools: Vec<(PoolId, PoolKind)>,
     pub truth: BTreeMap<Handle, Truth>,
-    holders: Vec<Holder>,
+    pub holders: Vec<Holder>,
     answers: Vec<Answered>,
     gets: Vec<Getting>,
     copied: Copied,
     batch: Batch,
     codec: Codec,
+    pub coder: Coder,
 }
 
 /// Same-value, well compressible, half, badly and not at all compressible pages: the content decides.
@@ -105,6 +118,7 @@ impl World {
             copied: Copied::default(),
             batch: Batch::default(),
             codec,
+            coder: Coder::new(Code::new(2, 1).expect("a code")),
         }
     }
 
@@ -155,7 +169,10 @@ impl World {
                 ramster_core::compress::fill(&mut page, value);
                 self.hit(handle, &page, keep);
             }
-            Answer::RemoteAt { holder, version, digest, .. } => self.gets.push(Getting { handle, holder, version, digest, keep }),
+            Answer::RemoteAt { holder, version, digest, .. } => {
+                self.gets.push(Getting { handle, holder: Some(holder), version, digest, keep });
+            }
+            Answer::ShardsAt { version, digest, .. } => self.gets.push(Getting { handle, holder: None, version, digest, keep }),
             Answer::Miss => self.missed(handle),
             Answer::Lost(lost) => self.lost(handle, lost),
         }
@@ -194,18 +211,25 @@ impl World {
     /// The answer to one of the gets in flight arrives.
     pub fn land_get(&mut self, which: usize) {
         let Getting { handle, holder, version, digest, keep } = self.gets.remove(which % self.gets.len());
-        let record = self.holders[usize::from(holder.0)].pages.get(&handle).filter(|record| record.0 == version).cloned();
-        let Some((_, kind, _, bytes)) = record else {
+        let Some(holder) = holder else { return self.land_shards(handle, version, keep) };
+        let record = self.holders[usize::from(holder.0)].pages.get(&handle).filter(|record| record.version == version).cloned();
+        let Some(Record { kind, bytes, .. }) = record else {
             match self.tmem.unfetched(&handle, version, holder, Loss::HolderForgot) {
-                Unfetched::Elsewhere(holder) => self.gets.push(Getting { handle, holder, version, digest, keep }),
+                Unfetched::Elsewhere(holder) => {
+                    self.gets.push(Getting { handle, holder: Some(holder), version, digest, keep });
+                }
                 Unfetched::Stale => self.get(handle, keep),
                 Unfetched::Miss => self.missed(handle),
                 Unfetched::Lost(lost) => self.lost(handle, lost),
             }
             return self.check_complaint();
         };
+        self.land_bytes((handle, version, keep), Packed { kind, digest, bytes: &bytes });
+    }
+
+    pub fn land_bytes(&mut self, (handle, version, keep): (Handle, Version, Keep), packed: Packed<'_>) {
         let mut page = [0; PAGE_BYTES];
-        self.packer.unpack(Packed { kind, digest, bytes: &bytes }, &mut page).expect("the holder's copy is the page");
+        self.packer.unpack(packed, &mut page).expect("the holder's copy is the page");
         match self.tmem.localified(&handle, version, keep) {
             Fetched::Stale => self.get(handle, keep),
             Fetched::Current => self.hit(handle, &page, keep),
@@ -218,7 +242,7 @@ impl World {
         let mut pages = Vec::new();
         self.tmem.remote_pages(HolderId(holder), &mut 0, 1, &mut pages);
         let Some((handle, version)) = pages.first().copied() else { return false };
-        let (_, kind, digest, bytes) = self.holders[usize::from(holder)].pages[&handle].clone();
+        let Record { kind, digest, bytes, .. } = self.whole(&handle, version).expect("it is remote");
         let moved = self.tmem.repatriated(&handle, version, Packed { kind, digest, bytes: &bytes });
         self.check_complaint();
         moved
@@ -254,18 +278,23 @@ impl World {
         self.pools[which].0 = self.tmem.new_pool(kind).expect("a pool");
     }
 
-    /// Flushes go before the batch, on the same link: that is the rule.
-    pub fn send_batch(&mut self, kind: PoolKind, holders: &[u16], pages: usize) {
+    /// Flushes go before the batch, on the same link: that is the rule. With `shards` each holder is sent one of them instead of a copy.
+    pub fn send_batch(&mut self, kind: PoolKind, holders: &[u16], shards: bool, pages: usize) {
         let mut batch = std::mem::take(&mut self.batch);
-        let site: Vec<_> = holders.iter().map(|holder| HolderId(*holder)).collect();
-        self.tmem.begin_remotify(kind, Site::of(&site), BatchLimit { pages, bytes: 1 << 20 }, &mut batch);
+        let ids: Vec<_> = holders.iter().map(|holder| HolderId(*holder)).collect();
+        let coded = shards.then(|| Site::coded(self.coder.code(), &ids).expect("as many holders as shards"));
+        let site = coded.unwrap_or_else(|| Site::of(&ids));
+        self.tmem.begin_remotify(kind, site, BatchLimit { pages, bytes: 1 << 20 }, &mut batch);
         assert!(batch.len() <= pages);
         self.send_flushes();
         for (handle, version, packed) in batch.iter() {
-            let record = (version, packed.kind, packed.digest, packed.bytes.to_vec());
-            for holder in holders {
-                let put = Message::Put { handle, record: record.clone(), rebuilds: false };
-                self.holders[usize::from(*holder)].inbox.push_back(put);
+            let (kind, digest, bytes) = (packed.kind, packed.digest, packed.bytes.to_vec());
+            let whole = Record { version, kind, digest, bytes, shard: None };
+            for holder in site.holders() {
+                let shard = site.code().and_then(|_| site.shard_of(*holder));
+                let record = shard.map_or_else(|| whole.clone(), |shard| self.shard_of(&whole, shard));
+                let put = Message::Put { handle, record, rebuilds: false };
+                self.holders[usize::from(holder.0)].inbox.push_back(put);
             }
         }
         self.batch = batch;
@@ -275,10 +304,13 @@ impl World {
     /// Holder `to` is sent a copy of a page that has fewer than `wanted`, from whoever has one.
     pub fn rebuild(&mut self, to: u16, wanted: usize) {
         let mut thin = Vec::new();
-        let too_few = |site: &Site| site.holders().len() < wanted && !site.has(HolderId(to));
+        let thinner = |site: &Site| match site.code() {
+            None => site.holders().len() < wanted,
+            Some(_) => site.missing_shard().is_some(),
+        };
+        let too_few = |site: &Site| thinner(site) && !site.has(HolderId(to));
         self.tmem.pages_at(&too_few, &mut 0, (usize::MAX, 1), &mut thin);
         let Some(Away { handle, version, site, .. }) = thin.first().copied() else { return };
-        let source = site.first().expect("a remote page has a holder");
         // One at a time: a flush for one that was not answered would take the next one's copy along.
         let is_put =
             |message: &Message| matches!(message, Message::Put { handle: other, rebuilds: true, .. } if *other == handle);
@@ -287,8 +319,8 @@ impl World {
         if under_way {
             return;
         }
-        let record = self.holders[usize::from(source.0)].pages.get(&handle).filter(|record| record.0 == version);
-        if let Some(record) = record.cloned() {
+        if let Some(whole) = self.whole(&handle, version) {
+            let record = site.missing_shard().map_or_else(|| whole.clone(), |shard| self.shard_of(&whole, shard));
             self.send_flushes();
             self.holders[usize::from(to)].inbox.push_back(Message::Put { handle, record, rebuilds: true });
         }
@@ -308,14 +340,14 @@ impl World {
         match at.inbox.pop_front() {
             None => {}
             Some(Message::Put { handle, record, rebuilds }) => {
-                let version = record.0;
+                let (version, shard) = (record.version, record.shard.map(|(shard, _)| shard));
                 if stores {
                     at.pages.insert(handle, record);
                 }
                 let stored = answers.then_some(stores);
-                self.answers.push(Answered { holder: HolderId(holder), handle, version, rebuilds, stored });
+                self.answers.push(Answered { holder: HolderId(holder), handle, version, rebuilds, shard, stored });
             }
-            Some(Message::Flush(what)) => at.pages.retain(|handle, record| !flushes(what, handle, record.0)),
+            Some(Message::Flush(what)) => at.pages.retain(|handle, record| !flushes(what, handle, record.version)),
         }
     }
 
@@ -325,10 +357,13 @@ impl World {
 
     /// The owner hears one of the answers, or gives up waiting for it.
     pub fn hear(&mut self, which: usize) {
-        let Answered { holder, handle, version, rebuilds, stored } = self.answers.remove(which % self.answers.len());
+        let Answered { holder, handle, version, rebuilds, shard, stored } = self.answers.remove(which % self.answers.len());
         match stored {
             Some(true) if rebuilds => {
-                self.tmem.rebuilt(&handle, version, holder);
+                match shard {
+                    None => self.tmem.rebuilt(&handle, version, holder),
+                    Some(shard) => self.tmem.rebuilt_shard(&handle, version, holder, shard),
+                };
             }
             _ if rebuilds => self.tmem.not_rebuilt(&handle, version, holder),
             Some(true) => {
@@ -342,19 +377,21 @@ impl World {
 
     /// The holder loses everything; a new one, empty, takes its number. What it said and was told is lost with it.
     pub fn kill(&mut self, holder: u16) {
-        let mut copies: [BTreeSet<Handle>; HOLDERS as usize] = Default::default();
+        let mut copies: [BTreeMap<Handle, Version>; HOLDERS as usize] = Default::default();
         for other in 0..HOLDERS {
             let mut pages = Vec::new();
             self.tmem.remote_pages(HolderId(other), &mut 0, usize::MAX, &mut pages);
-            copies[usize::from(other)] = pages.iter().map(|(handle, _)| *handle).collect();
+            copies[usize::from(other)] = pages.into_iter().collect();
         }
-        let elsewhere =
-            |handle: &Handle| (0..HOLDERS).any(|other| other != holder && copies[usize::from(other)].contains(handle));
-        let persistent: BTreeSet<Handle> = copies[usize::from(holder)]
-            .iter()
-            .copied()
-            .filter(|handle| self.kind_of(handle) == PoolKind::Persistent && !elsewhere(handle))
-            .collect();
+        let mut persistent = BTreeSet::new();
+        for (handle, version) in &copies[usize::from(holder)] {
+            let elsewhere =
+                (0..HOLDERS).filter(|other| *other != holder && copies[usize::from(*other)].contains_key(handle)).count();
+            let coded = self.tmem.site_of(handle, *version).is_some_and(|site| site.code().is_some());
+            if self.kind_of(handle) == PoolKind::Persistent && elsewhere < if coded { self.coder.code().data() } else { 1 } {
+                persistent.insert(*handle);
+            }
+        }
         self.holders[usize::from(holder)] = Holder::default();
         self.answers.retain(|answer| answer.holder.0 != holder);
         assert_eq!(self.tmem.holder_died(HolderId(holder)), persistent.len() as u64);
@@ -362,6 +399,12 @@ impl World {
             // A page that the program has again is lost only as a copy: the map may then say either.
             self.truth.insert(handle, Truth::Lost);
         }
+        self.check_complaint();
+    }
+
+    /// It is not heard from, and may come back.
+    pub fn give_up(&mut self, holder: u16) {
+        self.tmem.give_up_copies(HolderId(holder));
         self.check_complaint();
     }
 
@@ -399,7 +442,7 @@ impl World {
             let mut known = Vec::new();
             self.tmem.remote_pages(HolderId(holder), &mut 0, usize::MAX, &mut known);
             let known: BTreeSet<(Handle, Version)> = known.into_iter().collect();
-            let held = self.holders[usize::from(holder)].pages.iter().map(|(handle, record)| (*handle, record.0)).collect();
+            let held = self.holders[usize::from(holder)].pages.iter().map(|(handle, record)| (*handle, record.version)).collect();
             assert_eq!(known, held, "holder {holder}: what the owner knows and what is held");
         }
         assert_eq!(self.tmem.gauges().pages_in_transit, 0, "nothing in transit is forgotten");

@@ -1,6 +1,9 @@
 //! What the engine's tests share: pages that say what they are, servers on loopback, waits with a deadline.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod pages;
+pub mod relay;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
