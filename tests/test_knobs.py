@@ -47,7 +47,7 @@ def test_each_key_takes_its_values_and_says_what_others_should_be() -> None:
     assert {value for key, value in shown.items() if key not in written} == {"-"}
     assert knobs.directives({"remotify": True, "resident_bytes": 5}) == {
         "remotify": False, "remotify_persistent": False, "remotify_ephemeral": True, "resident_bytes": 5, "codec": "zstd",
-        "remote_codec": "lz4", "durability": {"copies": 2},
+        "remote_codec": "lz4", "durability": {"copies": 2}, "repatriate": False,
     }  # fmt: skip
     assert knobs.directives({"repatriate": True})["repatriate"] is False
     assert Knobs().directives({"repatriate": False})["repatriate"] is False, "a short machine"

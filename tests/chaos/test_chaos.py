@@ -1,5 +1,6 @@
-"""A cluster under a seeded script of failures, one at a time: nodes killed, stopped, drained and restarted, links cut both
-ways and one way, or slowed. Programs that check every byte run on it all the while, with two copies of each page.
+"""A cluster under a seeded script of failures, one at a time: nodes killed, stopped, drained, restarted, added and leaving, links
+cut both ways and one way, or slowed, also those of the programs' own machine, donors that need their memory, a disk that fills.
+Programs that check every byte run on it all the while, two with two copies of each page and two with one on disk.
 
 Nothing may be wrong, lost or stuck, and at the end nothing may be left on any node. `--chaos-seconds` says how long,
 RAMSTER_SEED repeats a script. Needs root.
@@ -26,6 +27,8 @@ from conftest import RAMSTER, need, wait_for
 NODES = 5
 PROGRAMS = 4
 MIB = 96
+# Two programs keep three quarters of what they have there, packed to a half or so, and a log has room to spare.
+DISK_MIB = 320
 # A program that says nothing for this long hangs. An access waits 20 s at most by design; the machine is small and shared.
 HANG_S = 45.0
 HERE = Path(__file__).parent
@@ -34,9 +37,11 @@ HERE = Path(__file__).parent
 class Program:
     """A pattern checker under `ramster run` on a machine, and what it says."""
 
-    def __init__(self, machine: Machine, binary: Path, folder: Path, seconds: float, seed: int) -> None:
+    def __init__(
+        self, machine: Machine, binary: Path, folder: Path, durability: list[str], seconds: float, seed: int
+    ) -> None:
         self.stats = folder / f"stats{seed}.json"
-        words = [*RAMSTER, "run", "--local", f"{MIB // 4}M", "--durability", "copies=2", "--node", str(machine.socket)]
+        words = [*RAMSTER, "run", "--local", f"{MIB // 4}M", *durability, "--node", str(machine.socket)]
         words += ["--stats", str(self.stats), "--", str(binary), str(MIB), str(seconds), str(seed)]
         self.errors = (folder / f"program{seed}.err").open("w+b")
         self.process = subprocess.Popen(
@@ -82,21 +87,32 @@ class Cluster:
         self.network = Network()
         self.machines: list[Machine] = []
         self.programs: list[Program] = []
+        self.disk = folder / "disk"
+        self.next_number = NODES + 1
 
     def start(self) -> None:
+        self.disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "ramster-chaos", str(self.disk)]
+        subprocess.run(mount, check=True, timeout=20)
         for number in range(1, NODES + 1):
-            machine = Machine(self.network, self.folder, number)
-            self.machines.append(machine)
-            first = self.machines[0]
-            token = None if number == 1 else first.command("token", "--dir", str(first.dir)).strip()
-            machine.make(token, first, "512M")
-            machine.start()
+            self.join(number)
         self.wait_whole()
+
+    def join(self, number: int) -> Machine:
+        machine = Machine(self.network, self.folder, number)
+        self.machines.append(machine)
+        first = self.machines[0]
+        token = None if number == 1 else first.command("token", "--dir", str(first.dir)).strip()
+        machine.make(token, first, "512M")
+        machine.start()
+        return machine
 
     def run(self, binary: Path, seconds: float) -> None:
         for number in range(PROGRAMS):
             seed = self.made.randrange(1 << 32) * 8 + number
-            self.programs.append(Program(self.machines[0], binary, self.folder, seconds, seed))
+            disk = ["--durability", "disk", "--spill", str(self.disk)]
+            durability = disk if number % 2 else ["--durability", "copies=2"]
+            self.programs.append(Program(self.machines[0], binary, self.folder, durability, seconds, seed))
 
     def check(self) -> None:
         for program in self.programs:
@@ -114,7 +130,7 @@ class Cluster:
         def is_whole() -> bool:
             self.check()
             states = [node["state"] for node in self.machines[0].status()["nodes"]]
-            return states == ["up"] * NODES and self._rebuilding() == 0
+            return states == ["up"] * len(self.machines) and self._rebuilding() == 0
 
         wait_for(is_whole, "the cluster is whole", seconds=120)
 
@@ -174,6 +190,53 @@ class Cluster:
         self.sleep(self.made.uniform(0, 4))
         machine.start()
 
+    def busy(self) -> None:
+        """Its machine needs the memory: all that it holds is recalled."""
+        machine = self.donor()
+        machine.command("set", "offer", "0", "--node", str(machine.socket))
+        try:
+            self.sleep(self.made.uniform(1, 8))
+        finally:
+            machine.command("set", "offer", "512M", "--node", str(machine.socket))
+
+    def cut_home(self) -> None:
+        """The programs reach nobody, for less long than a fault waits. What they need is there afterwards: holders keep it."""
+        self.network.cut(1)
+        try:
+            self.sleep(self.made.uniform(1, 10))
+        finally:
+            self.network.mend(1)
+
+    def slow_home(self) -> None:
+        self.network.slow(1, self.made.choice(["20mbit", "100mbit"]))
+        try:
+            self.sleep(self.made.uniform(2, 8))
+        finally:
+            self.network.unslow(1)
+
+    def fill_disk(self) -> None:
+        filler = self.disk / "filler"
+        try:
+            with filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1 << 20))
+        except OSError:
+            pass  # full, as it was to be
+        try:
+            self.sleep(self.made.uniform(2, 10))
+        finally:
+            filler.unlink()
+
+    def come_and_go(self) -> None:
+        """A new machine joins, lends, and leaves for good."""
+        machine = self.join(self.next_number)
+        self.next_number += 1
+        self.wait_whole()
+        self.sleep(self.made.uniform(2, 8))
+        machine.command("leave", "--node", str(machine.socket), "--deadline", "50s")
+        assert machine.wait_end(30) == 0
+        self.machines.remove(machine)
+
     def restart_at_home(self) -> None:
         """The programs' own node: they go on with what it told them last."""
         self.machines[0].signal(signal.SIGKILL)
@@ -187,6 +250,7 @@ class Cluster:
         for machine in self.machines:
             machine.end()
         self.network.remove()
+        subprocess.run(["umount", str(self.disk)], check=False, timeout=20)
 
 
 @pytest.fixture
@@ -225,10 +289,17 @@ def test_no_single_failure_makes_a_byte_wrong_loses_a_page_or_stops_a_program(
     cluster.sleep(5)
     happenings: list[Callable[[], None]] = [
         cluster.kill, cluster.suspend, cluster.cut, cluster.mute, cluster.slow, cluster.drain, cluster.restart_at_home,
+        cluster.busy, cluster.cut_home, cluster.slow_home, cluster.fill_disk, cluster.come_and_go,
     ]  # fmt: skip
+    only = os.environ.get("RAMSTER_CHAOS_ONLY")
+    happenings = [happening for happening in happenings if only is None or happening.__name__ in only.split(",")]
+    # Each once in some order, then all again.
+    left: list[Callable[[], None]] = []
     count = 0
     while time.monotonic() - started < seconds - 20:
-        happening = cluster.made.choice(happenings)
+        if not left:
+            left = cluster.made.sample(happenings, len(happenings))
+        happening = left.pop()
         print(f"{time.monotonic() - started:7.1f} s  {happening.__name__}", flush=True)
         happening()
         count += 1

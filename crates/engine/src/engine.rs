@@ -157,6 +157,7 @@ impl Engine {
         let set = |target: &AtomicU64, value: Option<u64>| value.into_iter().for_each(|value| target.store(value, Relaxed));
         directives.resident_bytes.into_iter().for_each(|bytes| limits.set_resident_limit(bytes));
         set(&limits.store_limit_bytes, directives.store_bytes);
+        set(&limits.remote_limit_bytes, directives.remote_bytes);
         set(&limits.codec, directives.codec.map(|codec| codec as u64));
         set(&limits.remote_codec, directives.remote_codec.map(|codec| codec as u64));
         let durability = directives.durability.filter(|durability| durability.check(self.spill.is_some()).is_ok());
@@ -454,6 +455,7 @@ impl Guarded {
         }
         if remote != self.published_remote_bytes {
             self.published_remote_bytes = remote;
+            engine.limits.remote_bytes.store(remote, Relaxed);
             stats.set_gauge(Stat::BytesRemote, remote);
         }
         engine.limits.pages_away.store(tmem.pages_away(), Relaxed);

@@ -52,7 +52,7 @@ impl Remotifier {
             && let Some(holder) = self.next_holder()
         {
             let bytes = (room_bytes(engine) / ROOM_SHARE).clamp(LEAST_BYTES, MOST_BYTES);
-            self.rebuild.fetch_home(holder, bytes);
+            self.rebuild.fetch_home(holder, bytes, now_ms);
         }
         Some(self.homeward.again_ms - now_ms)
     }

@@ -23,6 +23,9 @@ pub(crate) struct Limits {
     /// Pages at holders or on their way there: while there are none, nobody need ask whether a put is unchanged.
     pub(crate) pages_away: AtomicU64,
     pub(crate) flushes_waiting: AtomicU64,
+    /// Of pages at peers, and what they may be at most. u64::MAX: no limit.
+    pub(crate) remote_bytes: AtomicU64,
+    pub(crate) remote_limit_bytes: AtomicU64,
     pub(crate) remotify: AtomicBool,
     /// The same for pages of persistent pools alone (the pager has no others), and for those of ephemeral ones.
     pub(crate) remotify_persistent: AtomicBool,
@@ -60,6 +63,8 @@ impl Limits {
             store_bytes: AtomicU64::new(0),
             pages_away: AtomicU64::new(0),
             flushes_waiting: AtomicU64::new(0),
+            remote_bytes: AtomicU64::new(0),
+            remote_limit_bytes: AtomicU64::new(u64::MAX),
             remotify: AtomicBool::new(true),
             remotify_persistent: AtomicBool::new(true),
             remotify_ephemeral: AtomicBool::new(true),
@@ -100,9 +105,14 @@ impl Limits {
         limit - limit / SLACK_SHARE
     }
 
+    /// This program has its share of what peers lend.
+    pub(crate) fn is_over_share(&self) -> bool {
+        self.remote_bytes.load(Relaxed) >= self.remote_limit_bytes.load(Relaxed)
+    }
+
     /// What peers may be sent.
     pub(crate) fn kinds_for_peers(&self) -> Kinds {
-        let any = self.remotify.load(Relaxed);
+        let any = self.remotify.load(Relaxed) && !self.is_over_share();
         Kinds {
             persistent: any && self.remotify_persistent.load(Relaxed),
             ephemeral: any && self.remotify_ephemeral.load(Relaxed),

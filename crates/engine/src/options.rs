@@ -209,6 +209,8 @@ impl CodecName {
 pub struct Directives {
     pub resident_bytes: Option<u64>,
     pub store_bytes: Option<u64>,
+    /// With so much at peers nothing more is sent there; what is there stays.
+    pub remote_bytes: Option<u64>,
     /// False: nothing more is sent to peers (the spill file is not affected).
     pub remotify: Option<bool>,
     /// The same for pages of persistent pools alone, and for those of ephemeral ones.

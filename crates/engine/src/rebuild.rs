@@ -92,8 +92,8 @@ impl Rebuild {
     }
 
     /// So much may come home from there, from chunk `cursor` on.
-    pub fn fetch_home(&mut self, holder: HolderId, bytes: u64) {
-        self.recalls.push(Recall { holder, by_itself: true, bytes_left: bytes, since_ms: 0, cursor: 0, found: false });
+    pub fn fetch_home(&mut self, holder: HolderId, bytes: u64, now_ms: u64) {
+        self.recalls.push(Recall { holder, by_itself: true, bytes_left: bytes, since_ms: now_ms, cursor: 0, found: false });
     }
 }
 

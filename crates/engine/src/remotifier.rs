@@ -290,6 +290,7 @@ impl Remotifier {
         self.sending = true;
         let limit = BatchLimit { pages: wanted.pages.min(LOCKED.pages), bytes: wanted.bytes.min(LOCKED.bytes) };
         let kinds = engine.limits.kinds_for_peers();
+        engine.stats().add(Stat::RemotifyOverShare, u64::from(engine.limits.is_over_share()));
         let mut turn = self.send_somewhere(engine, (kinds.persistent || kinds.ephemeral, kinds), limit, now_ms);
         if matches!(turn, Turn::Enough) && kinds.ephemeral && !kinds.persistent {
             // Nothing more that may go to a peer: the rest has the spill file, or stays.

@@ -83,6 +83,8 @@ stats! {
     PutsRefusedStoreFull "puts_refused_store_full"
     PutsRefusedNoSuchPool "puts_refused_no_such_pool"
     PoolsRefused "pools_refused"
+    /// Batches that stayed because this process has its share of what peers lend.
+    RemotifyOverShare "remotify_over_share"
 }
 
 /// Room for names to come without a new layout.

@@ -59,6 +59,27 @@ fn checked(found: &ramster_core::page::Page) -> (u32, u32) {
 }
 
 #[test]
+fn over_its_share_of_what_peers_lend_a_program_sends_nothing_more_and_keeps_what_is_there() {
+    let holder = server(1, 64 << 20);
+    let engine = engine(64 << 10, peers(&[&holder]));
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    fill(&engine, pool, 300);
+    let there = engine.snapshot().pages_remote;
+    assert!(there > 200);
+    engine.set_directives(&Directives { remote_bytes: Some(1), ..Directives::default() }).expect("directives");
+    // The flushes of what is put anew are heard, and nothing else goes there.
+    let before = engine.stats().get(Stat::RemotifyOverShare);
+    for index in 300..400 {
+        assert_eq!(engine.put(&handle(pool, index), &page(index, 0)), Put::Stored);
+    }
+    wait_until("it was to send something", || engine.stats().get(Stat::RemotifyOverShare) > before);
+    assert_eq!((engine.snapshot().pages_remote, held(&holder)), (there, there));
+    engine.set_directives(&Directives { remote_bytes: Some(u64::MAX), ..Directives::default() }).expect("directives");
+    wait_at_limit(&engine);
+    assert!(engine.snapshot().pages_remote > there);
+}
+
+#[test]
 fn pages_come_home_by_themselves_when_there_is_room_and_leave_no_copy_behind() {
     let holder = server(1, 64 << 20);
     let start = |directives: &Directives| {

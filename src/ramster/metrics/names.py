@@ -121,9 +121,9 @@ METRICS: tuple[Metric, ...] = (
     ),
     _clients("flushes_sent", "flushes sent to holders"),
     _split(
-        "remotify_refused_total", "reason", "pages that did not leave: no room there, no answer, too many sites, disk full",
+        "remotify_refused_total", "reason", "pages that stayed: no room, no answer, too many sites, disk full, over their share",
         {"remotify_refused": "holder_full", "remotify_taken_back": "unanswered", "sites_refused": "too_many_sites",
-         "spill_full": "spill_full"},
+         "spill_full": "spill_full", "remotify_over_share": "over_share"},
     ),
     _clients("store_over_limit", "times the store was over its limit with nowhere to put pages", "soft_limit"),
     _clients("holders_died", "holders that programs found dead"),

@@ -25,7 +25,7 @@ from ramster.metrics.totals import Totals
 from ramster.node import callers, clients, drain, leaving, survey
 from ramster.node.cluster_side import ClusterSide, Hooks
 from ramster.node.standing import Standing
-from ramster.policy import directives, knobs
+from ramster.policy import directives, knobs, sharing
 from ramster.transport import lines
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Node:
             self.standing.learn(peer.node, peer.listen)
         self._path = found.path
         self.knobs = knobs.Knobs()
+        # What each program may hold at peers.
+        self._share_bytes = sharing.LEAST_BYTES
         self._clients: dict[clients.Client, asyncio.StreamWriter] = {}
         self._stop = asyncio.Event()
         self._totals = Totals()
@@ -287,7 +289,10 @@ class Node:
             seen = self.standing.round(self.server)
             peers, held = self.knobs.targeted(seen.peers), seen.quorum.held
             found = {}
-            if seen.changed:
+            share_bytes = sharing.limit_bytes(sharing.free_bytes(self.standing.nodes(self.server), self.table.id))
+            is_news = sharing.is_news(self._share_bytes, share_bytes)
+            self._share_bytes = share_bytes if is_news else self._share_bytes
+            if seen.changed or is_news:
                 found = {pid: directives.greet(pid, peers=len(peers), quorum=held) for pid in self._pids()}
             memory = machine.memory()
             snapshot = directives.MachineSnapshot(memory.total_bytes, memory.available_bytes)
@@ -316,7 +321,8 @@ class Node:
         self, peers: list[dict[str, Any]], directive: directives.Directive, credentials: dict[str, Any] | None
     ) -> dict[str, Any]:
         message = clients.view(peers, directive, credentials, silent=self.standing.silent())
-        return {**message, "directives": self.knobs.directives(message["directives"])}
+        told = {**message["directives"], "remote_bytes": self._share_bytes}
+        return {**message, "directives": self.knobs.directives(told)}
 
     def _peers(self) -> tuple[list[dict[str, Any]], Quorum]:
         """Where new pages may go."""

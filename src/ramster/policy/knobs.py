@@ -46,9 +46,8 @@ class Knobs:
         merged = {
             **found,
             "remotify": bool(found.get("remotify", True)) and self.remotify,
+            "repatriate": bool(found.get("repatriate", True)) and self.self_shrinking,
         }
-        if "repatriate" in merged:
-            merged["repatriate"] = bool(merged["repatriate"]) and self.self_shrinking
         # What nobody has set is not said: a program that runs since before an upgrade may not know the word.
         if self.remotify_persistent is not None:
             merged["remotify_persistent"] = self.remotify_persistent
