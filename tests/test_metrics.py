@@ -231,7 +231,8 @@ def test_a_node_with_certificates_tells_of_them_and_of_its_control_port(tmp_path
     config.write_text(config.read_text().replace("# metrics = ", "metrics = ").replace("9146", str(port)))
     machine.start()
     try:
-        random_bytes(machine.control)
+        machine.wait_said("serves pages on")
+        no_tls(machine.control)
         event = "ramster_control_events_total", ("ended_bad_tls",)
         seen = wait_for(lambda: (found := samples(port)).get(event) and found, "a stranger is counted")
         ends = machine.status()["cluster"]
@@ -243,7 +244,7 @@ def test_a_node_with_certificates_tells_of_them_and_of_its_control_port(tmp_path
         machine.stop()
 
 
-def random_bytes(address: str) -> None:
+def no_tls(address: str) -> None:
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), 10) as link:
         link.sendall(b"GET / HTTP/1.0\r\n\r\n")
