@@ -7,6 +7,7 @@ pub mod compress;
 pub mod foreign;
 pub mod handle;
 pub mod localify;
+pub mod log;
 pub mod page;
 pub mod remotify;
 pub mod seal;

@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::options::{CredentialsPem, Directives, PeerAddr};
+use crate::spill::Spill;
 use crate::statblock::{STAT_FIELDS, Stat};
 
 /// A node's dashboard redraws about this often.
@@ -139,6 +140,7 @@ fn stats_message(engine: &Engine) -> serde_json::Value {
     let histograms: serde_json::Map<_, _> =
         engine.stats().histograms().map(|(name, words)| (name.to_owned(), words.into())).collect();
     message.insert("histograms".to_owned(), histograms.into());
+    message.insert("disk".to_owned(), engine.spill().map_or("none", Spill::word).into());
     message.insert("type".to_owned(), "stats".into());
     message.into()
 }

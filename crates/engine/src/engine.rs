@@ -82,9 +82,12 @@ impl Engine {
         let failed = |what: &str, error: std::io::Error| StartError(format!("{what}: {error}"));
         let stats = StatBlock::open(options.stat_block.as_deref())
             .map_err(|error| failed(&format!("stat block {:?}", options.stat_block), error))?;
+        let [seed, key, client_low, client_high] = random_u64s().map_err(|error| failed("random numbers", error))?;
         let spill = match &options.spill_dir {
             None => None,
-            Some(dir) => Some(Spill::open(dir).map_err(|error| failed(&format!("spill directory {}", dir.display()), error))?),
+            Some(dir) => {
+                Some(Spill::open(dir, seed).map_err(|error| failed(&format!("spill directory {}", dir.display()), error))?)
+            }
         };
         options.durability.check(spill.is_some())?;
         let holders = Holders::new();
@@ -92,7 +95,6 @@ impl Engine {
             let bad = options.peers.iter().find(|peer| peer.socket_addr().is_none()).map_or("", |peer| &peer.address);
             return Err(StartError(format!("peers: {bad:?} is not an address; write IP:port")));
         }
-        let [seed, key, client_low, client_high] = random_u64s().map_err(|error| failed("random numbers", error))?;
         let secret = random_bytes().map_err(|error| failed("random numbers", error))?;
         stats.name_block(client_low | 1);
         let limits = Limits::new(options, hard);
@@ -243,7 +245,8 @@ impl Engine {
             up: holder.down_until_ms <= now && holder.account.is_some(),
             free_bytes: holder.free_bytes.unwrap_or(0),
         };
-        let spill_bytes = self.spill.as_ref().map_or(0, Spill::used_bytes);
+        let spill = self.spill.as_ref();
+        let cleaned = spill.map(Spill::counters).unwrap_or_default();
         Snapshot {
             pages_same: gauges.pages_same,
             pages_local: gauges.pages_local,
@@ -255,7 +258,12 @@ impl Engine {
             metadata_bytes: gauges.bytes_metadata,
             resident_bytes: self.limits.resident_bytes.load(Relaxed),
             remote_bytes: gauges.bytes_remote,
-            spill_bytes,
+            spill_bytes: spill.map_or(0, Spill::live_bytes),
+            spill_used_bytes: spill.map_or(0, Spill::used_bytes),
+            spill_moved_bytes: cleaned.bytes_moved,
+            spill_bad_segments: cleaned.segments_bad,
+            disk: spill.map_or("none", Spill::word),
+            disk_direct: spill.is_some_and(Spill::is_direct),
             flushes_waiting: gauges.flushes_waiting,
             holders: table.iter().map(holder).collect(),
         }
@@ -267,6 +275,9 @@ impl Engine {
             self.closing.ring();
             self.limits.room.ring();
             self.threads.stop();
+            if let Some(spill) = &self.spill {
+                spill.stop();
+            }
             self.lanes.lock().clear();
             self.take_adopted_links();
             self.stats.withdraw();

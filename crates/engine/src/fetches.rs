@@ -18,7 +18,9 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::clock::now_ms;
 use crate::engine::Engine;
+use crate::holders::SPILL;
 use crate::links::{self, NoLink, OpenLink};
+use crate::spill::{Answers, Heard, Mailbox, Reading, Wanted};
 use crate::statblock::Stat;
 
 /// More than any program has threads faulting at once, times a read-ahead.
@@ -82,6 +84,15 @@ pub struct Fetches {
     last_token: u64,
     last_request: u64,
     wanted: Vec<(Handle, Version)>,
+    disk: Option<Disk>,
+}
+
+/// What this lane has to do with the spill file.
+struct Disk {
+    mailbox: Arc<Mailbox>,
+    answers: Answers,
+    wanted: Vec<Wanted>,
+    reading: Reading,
 }
 
 struct LaneLink {
@@ -95,7 +106,8 @@ struct LaneLink {
 #[derive(Clone, Copy)]
 pub struct Sealed<'a> {
     pub kind: Kind,
-    pub tag: Tag,
+    /// None: from the spill file, where pages are only packed.
+    pub tag: Option<Tag>,
     pub bytes: &'a [u8],
 }
 
@@ -105,7 +117,7 @@ pub type Land<'a> = dyn FnMut(&Fetch, Result<Sealed<'_>, Loss>) -> Option<Fetch>
 impl Fetches {
     pub fn new(inherited: Arc<Inherited>) -> Self {
         let (waiting, wanted) = (Vec::with_capacity(64), Vec::with_capacity(64));
-        Fetches { waiting, links: Vec::new(), epoll: None, inherited, last_token: 0, last_request: 0, wanted }
+        Fetches { waiting, links: Vec::new(), epoll: None, inherited, last_token: 0, last_request: 0, wanted, disk: None }
     }
 
     pub fn len(&self) -> usize {
@@ -142,6 +154,10 @@ impl Fetches {
         }
         let now = now_ms();
         while let Some(holder) = self.waiting.iter().find(|fetch| is_due(fetch, now)).map(|fetch| fetch.copy.holder) {
+            if holder == SPILL {
+                self.send_to_disk(engine, now);
+                continue;
+            }
             match self.link(engine, holder) {
                 Ok(link_index) => self.send_to(link_index, now),
                 Err(NoLink::NotNow) => self.for_each_at(holder, |fetch| {
@@ -174,6 +190,7 @@ impl Fetches {
         for holder in broken {
             self.drop_link(holder);
         }
+        self.hear_disk(land);
         let mut index = 0;
         while index < self.waiting.len() {
             let fetch = self.waiting[index];
@@ -231,20 +248,70 @@ impl Fetches {
         }
     }
 
+    /// Whether that fetch waits for the disk.
+    pub fn is_from_disk(&self, token: u64) -> bool {
+        self.waiting.iter().rev().any(|fetch| fetch.token == token && fetch.copy.holder == SPILL)
+    }
+
+    /// All that is wanted from the spill file, as one request.
+    fn send_to_disk(&mut self, engine: &Engine, now_ms: u64) {
+        let Some(spill) = engine.spill() else {
+            return self.for_each_at(SPILL, |fetch| fetch.state = State::Failed(Loss::SpillFailed));
+        };
+        if self.disk.is_none() && self.open_mailbox().is_err() {
+            // No descriptor is left for it. None of them has been sent.
+            return self.for_each_at(SPILL, |fetch| fetch.state = State::Queued(now_ms + NOT_NOW_MS));
+        }
+        let Some(disk) = &mut self.disk else { return };
+        self.last_request += 1;
+        let request = self.last_request;
+        disk.wanted.clear();
+        for fetch in self.waiting.iter_mut().filter(|fetch| fetch.copy.holder == SPILL && is_due(fetch, now_ms)).take(MAX_PAGES) {
+            let index = disk.wanted.len() as u16;
+            fetch.state = State::Sent { request, index };
+            fetch.elsewhere_ms = if fetch.copy.others { now_ms + ELSEWHERE_MS } else { u64::MAX };
+            disk.wanted.push(Wanted { handle: fetch.handle, version: fetch.copy.version, index });
+        }
+        spill.read(&disk.mailbox, request, &disk.wanted, &mut disk.reading);
+    }
+
+    fn open_mailbox(&mut self) -> Result<(), rustix::io::Errno> {
+        let mailbox = Mailbox::new(&self.inherited)?;
+        epoll::add(self.epoll()?, mailbox.fd(), epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        let (answers, reading) = (Answers::default(), Reading::default());
+        self.disk = Some(Disk { mailbox: Arc::new(mailbox), answers, wanted: Vec::with_capacity(64), reading });
+        Ok(())
+    }
+
+    fn hear_disk(&mut self, land: &mut Land<'_>) {
+        let Self { waiting, disk: Some(disk), .. } = self else { return };
+        // Also when nobody waits for it any more: what is not taken would keep this lane awake.
+        disk.mailbox.take(&mut disk.answers);
+        for Heard { request, index, what } in disk.answers.iter() {
+            let answered = State::Sent { request, index };
+            while let Some(index) = waiting.iter().position(|fetch| fetch.state == answered) {
+                let fetch = waiting.swap_remove(index);
+                waiting.extend(land(&fetch, what.map(|(kind, bytes)| Sealed { kind, tag: None, bytes })));
+            }
+        }
+    }
+
+    fn epoll(&mut self) -> Result<&OwnedFd, rustix::io::Errno> {
+        if self.epoll.is_none() {
+            let epoll = move_high(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+            self.inherited.note(epoll.as_fd());
+            self.epoll = Some(epoll);
+        }
+        self.epoll.as_ref().ok_or(rustix::io::Errno::BADF)
+    }
+
     fn link(&mut self, engine: &Engine, holder: HolderId) -> Result<usize, NoLink> {
         if let Some(index) = self.links.iter().position(|link| link.holder == holder) {
             return Ok(index);
         }
         let link = links::open(engine, holder, Role::Get)?;
-        if self.epoll.is_none() {
-            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|_| NoLink::NotNow)?;
-            let epoll = move_high(epoll);
-            self.inherited.note(epoll.as_fd());
-            self.epoll = Some(epoll);
-        }
-        if let Some(epoll) = &self.epoll {
-            epoll::add(epoll, link.fd(), epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(|_| NoLink::NotNow)?;
-        }
+        let epoll = self.epoll().map_err(|_| NoLink::NotNow)?;
+        epoll::add(epoll, link.fd(), epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(|_| NoLink::NotNow)?;
         self.links.push(LaneLink { holder, link, watches_out: false });
         Ok(self.links.len() - 1)
     }
@@ -295,7 +362,7 @@ fn page_came(waiting: &mut Vec<Fetch>, answered: State, found: &Found<'_>, now_m
         let fetch = waiting.swap_remove(index);
         let bytes = match found {
             Found::Hit { version, blob } if *version == fetch.copy.version => match Kind::from_tag(blob.kind) {
-                Some(kind) => Ok(Sealed { kind, tag: blob.tag, bytes: blob.bytes }),
+                Some(kind) => Ok(Sealed { kind, tag: Some(blob.tag), bytes: blob.bytes }),
                 None => Err(Loss::Corrupt),
             },
             Found::Hit { .. } | Found::Miss | Found::Gone | Found::Stale => Err(Loss::HolderForgot),

@@ -72,9 +72,6 @@ impl Engine {
         self.thaw();
         let prepared = self.forks.lock().prepared.take();
         drop(prepared);
-        if let Some(spill) = self.spill() {
-            spill.part_with_fork(false);
-        }
     }
 
     /// In the child: lanes and putters of the parent are dead, make new ones. Starts no thread until something needs one.
@@ -90,7 +87,7 @@ impl Engine {
         self.stats().after_fork_child();
         self.holders().forget_accounts();
         if let Some(spill) = self.spill() {
-            spill.part_with_fork(true);
+            spill.after_fork_child();
         }
         if let Some(Prepared { child, links, unshared }) = prepared {
             self.set_owner(child);

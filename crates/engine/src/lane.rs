@@ -99,6 +99,11 @@ impl Lane {
         self.core.fetches.next_deadline_ms()
     }
 
+    /// Whether the page under this number comes from the spill file. Only right after the get.
+    pub fn is_from_disk(&self, token: u64) -> bool {
+        self.core.fetches.is_from_disk(token)
+    }
+
     /// How many pages are on their way.
     pub fn pending(&self) -> usize {
         self.core.fetches.len()
@@ -125,7 +130,6 @@ pub(crate) enum Looked {
 /// What turns stored or fetched bytes into a page.
 struct Unpacker {
     packer: Packer,
-    spilled: Box<[u8; PAGE_BYTES]>,
     opened: Box<seals::Sealed>,
 }
 
@@ -141,11 +145,7 @@ impl LaneCore {
     pub(crate) fn new(engine: &Engine) -> Self {
         LaneCore {
             fetches: Fetches::new(Arc::clone(engine.inherited())),
-            unpacker: Unpacker {
-                packer: engine.new_packer(),
-                spilled: Box::new([0; PAGE_BYTES]),
-                opened: Box::new([0; PAGE_BYTES + TAG_BYTES]),
-            },
+            unpacker: Unpacker { packer: engine.new_packer(), opened: Box::new([0; PAGE_BYTES + TAG_BYTES]) },
             copied: vec![Copied::default()],
             answers: Vec::with_capacity(RUN_PAGES),
             untimed: 0,
@@ -174,7 +174,7 @@ impl LaneCore {
         let begun_ns = self.begin_timing();
         let copied = &mut self.copied[0];
         let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
-        let outcome = self.unpacker.settle(engine, handle, keep, answer, copied, page);
+        let outcome = self.unpacker.settle(engine, handle, answer, copied, page);
         end_timing(engine, begun_ns, answer);
         match outcome {
             Outcome::Hit => Looked::Done(Ok(Get::Hit)),
@@ -213,7 +213,7 @@ impl LaneCore {
 
     /// From tmem's answer to the caller's, with no lock held.
     fn settle(&mut self, engine: &Engine, handle: &Handle, keep: Keep, answer: Answer, index: usize, page: &mut Page) -> LaneGet {
-        match self.unpacker.settle(engine, handle, keep, answer, &mut self.copied[index], page) {
+        match self.unpacker.settle(engine, handle, answer, &mut self.copied[index], page) {
             Outcome::Hit => LaneGet::Hit,
             Outcome::Miss => LaneGet::Miss,
             Outcome::Lost(lost) => LaneGet::Lost(lost),
@@ -254,62 +254,26 @@ impl LaneCore {
 }
 
 impl Unpacker {
-    /// From tmem's answer to a page, unless it is at a peer. The spill file is read here: a disk is waited for, as by any page fault.
-    fn settle(
-        &mut self,
-        engine: &Engine,
-        handle: &Handle,
-        keep: Keep,
-        answer: Answer,
-        copied: &mut Copied,
-        page: &mut Page,
-    ) -> Outcome {
-        let mut answer = answer;
-        loop {
-            let copy = match answer {
-                Answer::Local => {
-                    return match self.packer.unpack(copied.packed(), page) {
-                        Ok(()) => Outcome::Hit,
-                        Err(_) => {
-                            engine.stats().add(Stat::PagesLost, 1);
-                            Outcome::Lost(Lost { handle: *handle, holder: None, why: Loss::Corrupt })
-                        }
-                    };
+    /// From tmem's answer to a page, unless it is at a holder.
+    fn settle(&mut self, engine: &Engine, handle: &Handle, answer: Answer, copied: &mut Copied, page: &mut Page) -> Outcome {
+        match answer {
+            Answer::Local => match self.packer.unpack(copied.packed(), page) {
+                Ok(()) => Outcome::Hit,
+                Err(_) => {
+                    engine.stats().add(Stat::PagesLost, 1);
+                    Outcome::Lost(Lost { handle: *handle, holder: None, why: Loss::Corrupt })
                 }
-                Answer::Same(value) => {
-                    fill(page, value);
-                    return Outcome::Hit;
-                }
-                Answer::Miss => return Outcome::Miss,
-                Answer::Lost(lost) => return Outcome::Lost(lost),
-                Answer::RemoteAt { holder, version, digest, others } => {
-                    prefer(engine, handle, Copy { holder, version, digest, others })
-                }
-            };
-            match self.unspill(engine, handle, keep, copy, page) {
-                Some(outcome) => return outcome,
-                None => answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied)),
+            },
+            Answer::Same(value) => {
+                fill(page, value);
+                Outcome::Hit
+            }
+            Answer::Miss => Outcome::Miss,
+            Answer::Lost(lost) => Outcome::Lost(lost),
+            Answer::RemoteAt { holder, version, digest, others } => {
+                Outcome::Away(prefer(engine, handle, Copy { holder, version, digest, others }))
             }
         }
-    }
-
-    /// The page, if that copy is the spill file's; otherwise which copy to fetch. None: it was put or flushed meanwhile.
-    fn unspill(&mut self, engine: &Engine, handle: &Handle, keep: Keep, copy: Copy, page: &mut Page) -> Option<Outcome> {
-        if copy.holder != SPILL {
-            return Some(Outcome::Away(copy));
-        }
-        let read = engine.spill().and_then(|spill| spill.read(handle, copy.version, &mut self.spilled));
-        let unpacked = match read {
-            Some(Ok(read)) => {
-                let packed = Packed { kind: read.kind, digest: copy.digest, bytes: &self.spilled[..read.len] };
-                self.packer.unpack(packed, page).map_err(|_| Loss::SpillFailed)
-            }
-            Some(Err(_)) | None => Err(Loss::SpillFailed),
-        };
-        // Another copy, if there is one, is a peer's: this one has just been found bad.
-        let outcome = conclude(engine, handle, &copy, keep, unpacked, None)?;
-        engine.stats().add(Stat::PagesUnspilled, u64::from(matches!(outcome, Outcome::Hit)));
-        Some(outcome)
     }
 
     /// From what a holder said to a page. The page may have been put or flushed meanwhile: then it is looked up again, never older bytes delivered.
@@ -324,14 +288,21 @@ impl Unpacker {
         let (handle, keep, copy) = (&fetch.handle, fetch.keep, &fetch.copy);
         let (packer, opened) = (&mut self.packer, &mut self.opened);
         let packed = sealed.and_then(|Sealed { kind, tag, bytes }| {
+            let Some(tag) = tag else { return Ok(Packed { kind, digest: copy.digest, bytes }) };
             let opened = engine.seals().open(handle, copy.version, kind, &tag, bytes, opened);
             // The digest is our own: what the holder says of it would prove nothing.
             opened.map(|bytes| Packed { kind, digest: copy.digest, bytes }).map_err(|_| Loss::Corrupt)
         });
         let unpacked = packed.and_then(|packed| packer.unpack(packed, page).map_err(|_| Loss::Corrupt));
+        let from_disk = copy.holder == SPILL;
         let late = sealed.err() == Some(Loss::Deadline);
         let overdue = fetch.is_overdue(now_ms);
-        let outcome = match conclude(engine, handle, copy, keep, unpacked, packed.ok()) {
+        engine
+            .stats()
+            .add(Stat::DiskUnreadable, u64::from(from_disk && matches!(unpacked, Err(Loss::SpillFailed | Loss::Corrupt))));
+        // What is on disk stays there: to write it anew some day would cost more than to read it again.
+        let stays = packed.ok().filter(|_| !from_disk);
+        let outcome = match conclude(engine, handle, copy, keep, unpacked, stays) {
             Some(Outcome::Away(_)) if late && overdue => {
                 Some(Outcome::Lost(Lost { handle: *handle, holder: Some(copy.holder), why: Loss::Deadline }))
             }
@@ -342,10 +313,11 @@ impl Unpacker {
                     engine.holders().slow(copy.holder, now_ms);
                 }
                 engine.stats().add(Stat::GetsElsewhere, 1);
-                self.unspill(engine, handle, keep, other, page)
+                Some(Outcome::Away(other))
             }
             outcome => {
-                engine.stats().add(Stat::PagesLocalified, u64::from(matches!(outcome, Some(Outcome::Hit))));
+                let came = if from_disk { Stat::PagesUnspilled } else { Stat::PagesLocalified };
+                engine.stats().add(came, u64::from(matches!(outcome, Some(Outcome::Hit))));
                 outcome
             }
         };
@@ -356,7 +328,7 @@ impl Unpacker {
         // Who asked for the copy that is gone may want this one no more (discarded and written anew meanwhile): it must not be the last.
         let keep = if keep == Keep::KeepRemote { Keep::Keep } else { keep };
         let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
-        self.settle(engine, handle, keep, answer, copied, page)
+        self.settle(engine, handle, answer, copied, page)
     }
 }
 

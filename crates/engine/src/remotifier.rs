@@ -21,6 +21,7 @@ use crate::packing::Packing;
 use crate::placement::{Choice, Placement};
 use crate::rebuild::Rebuild;
 use crate::relink::Unreached;
+use crate::spill::{Done, Spill};
 use crate::statblock::Stat;
 use crate::threads::Wake;
 
@@ -48,8 +49,9 @@ pub struct Remotifier {
     answered: Vec<Answered>,
     pub(crate) placement: Placement,
     pub(crate) rebuild: Rebuild,
-    /// The spill file takes nothing before that time.
-    disk_full_until_ms: u64,
+    disk_done: Vec<Done>,
+    /// What was last counted of the disk's condition.
+    disk_word: &'static str,
     /// Under way: goes on to a little below the limit.
     sending: bool,
     flush_at_ms: Option<u64>,
@@ -81,7 +83,8 @@ impl Remotifier {
             answered: Vec::new(),
             placement: Placement::new(engine),
             rebuild: Rebuild::default(),
-            disk_full_until_ms: 0,
+            disk_done: Vec::new(),
+            disk_word: "ok",
             sending: false,
             flush_at_ms: None,
             unreached: Unreached::default(),
@@ -105,6 +108,7 @@ impl Remotifier {
         self.wake.silence();
         engine.threads.hear_pressure();
         self.receive(engine);
+        self.heed_disk(engine);
         let now = now_ms();
         self.see_to_flushes(engine, now);
         let mut wait_ms = None;
@@ -312,9 +316,12 @@ impl Remotifier {
     /// Holders that have a link, for the next batch.
     fn site(&mut self, engine: &Engine, peers: bool, need_bytes: u64, now_ms: u64) -> Choice {
         loop {
-            let takers = (peers, self.disk_full_until_ms <= now_ms);
+            let takers = (peers, engine.spill().is_some_and(Spill::takes_pages));
             let choice = self.placement.choose(engine, &self.bulks, takers, need_bytes, now_ms);
             let Choice::Site(site) = choice else { return choice };
+            if site.has(SPILL) && !engine.spill().is_some_and(Spill::has_room_for_batch) {
+                return Choice::Busy;
+            }
             let mut nodes = Vec::new();
             let mut usable = true;
             for holder in site.holders().iter().filter(|holder| **holder != SPILL) {
@@ -341,7 +348,7 @@ impl Remotifier {
         }
     }
 
-    fn send_batch(&mut self, engine: &Engine, site: Site, kinds: Kinds, limit: BatchLimit, now_ms: u64) -> Turn {
+    fn send_batch(&mut self, engine: &Engine, mut site: Site, kinds: Kinds, limit: BatchLimit, now_ms: u64) -> Turn {
         let (batch, orders) = (&mut self.batch, &mut self.orders);
         let mut pool = PoolKind::Persistent;
         engine.with_tmem(|tmem| {
@@ -353,8 +360,9 @@ impl Remotifier {
                 tmem.begin_remotify(pool, site, limit, batch);
             }
             if let Some(peer) = peer.filter(|_| batch.is_empty() && kinds.ephemeral) {
-                pool = PoolKind::Ephemeral;
-                tmem.begin_remotify(pool, Site::of(&[peer]), limit, batch);
+                // One copy of what may go at any time.
+                (pool, site) = (PoolKind::Ephemeral, Site::of(&[peer]));
+                tmem.begin_remotify(pool, site, limit, batch);
             }
         });
         if !self.orders.is_empty() {
@@ -363,20 +371,17 @@ impl Remotifier {
         }
         if self.batch.is_empty() {
             // Over the limit, and no page that may leave: what is there is on its way, or it is an empty slab kept in reserve.
-            if self.bulks.iter().any(Bulk::is_busy) {
+            if self.bulks.iter().any(Bulk::is_busy) || engine.spill().is_some_and(Spill::is_busy) {
                 return Turn::Busy;
             }
             return if compact(engine) { Turn::Sent } else { Turn::Enough };
         }
         self.sent_ms = now_ms;
-        if site.has(SPILL) && !self.spill(engine, now_ms) {
-            return self.take_back(engine, &site, Turn::NowhereToPut);
-        }
-        let holders = site.holders().iter().filter(|holder| **holder != SPILL);
-        holders.clone().for_each(|holder| self.renew_link(engine, *holder));
-        let pages = self.packing.put_pages(engine, &self.batch);
+        let holders: Vec<HolderId> = site.holders().iter().copied().filter(|holder| *holder != SPILL).collect();
+        holders.iter().for_each(|holder| self.renew_link(engine, *holder));
+        let pages = if holders.is_empty() { Vec::new() } else { self.packing.put_pages(engine, &self.batch) };
         let mut troubles = Vec::new();
-        for holder in holders {
+        for holder in &holders {
             let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == *holder) {
                 Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(pool, &pages, false, now_ms),
                 _ => Ok(false),
@@ -386,6 +391,11 @@ impl Remotifier {
             }
         }
         drop(pages);
+        // Last, for it takes the batch along. What a peer's link did not take is local again, and need not be written.
+        if let Some(spill) = engine.spill().filter(|_| site.has(SPILL) && troubles.is_empty()) {
+            let batch = std::mem::take(&mut self.batch);
+            self.batch = spill.submit(batch, !holders.is_empty(), &self.wake);
+        }
         let turn = if troubles.is_empty() { Turn::Sent } else { Turn::Busy };
         for (holder, trouble) in troubles {
             engine.with_tmem(|tmem| self.batch.iter().for_each(|(handle, version, _)| tmem.refused(&handle, version, holder)));
@@ -399,35 +409,41 @@ impl Remotifier {
         turn
     }
 
-    fn take_back(&self, engine: &Engine, site: &Site, turn: Turn) -> Turn {
-        if let Some(holder) = site.first() {
-            engine.with_tmem(|tmem| self.batch.iter().for_each(|(handle, version, _)| tmem.refused(&handle, version, holder)));
-        }
-        turn
-    }
-
-    /// The batch, into the file. Blocks for the disk. False: it took nothing, and is full or broken.
-    fn spill(&mut self, engine: &Engine, now_ms: u64) -> bool {
-        let Some(spill) = engine.spill() else { return false };
-        let stored = spill.write(&self.batch);
-        let mut spilled = 0;
-        engine.with_tmem(|tmem| {
-            for ((handle, version, _), stored) in self.batch.iter().zip(&stored) {
-                if *stored {
-                    tmem.acknowledged(&handle, version, SPILL);
+    /// What the spill file has written, or could not.
+    fn heed_disk(&mut self, engine: &Engine) {
+        let Some(spill) = engine.spill() else { return };
+        self.disk_done.clear();
+        spill.take_done(&mut self.disk_done);
+        let (mut spilled, mut remotified) = (0, 0);
+        for some in self.disk_done.chunks(LOCKED.pages) {
+            engine.with_tmem(|tmem| {
+                for page in some {
+                    if !page.stored {
+                        tmem.refused(&page.handle, page.version, SPILL);
+                        continue;
+                    }
                     spilled += 1;
-                } else {
-                    tmem.refused(&handle, version, SPILL);
+                    let acknowledged = tmem.acknowledged(&page.handle, page.version, SPILL);
+                    // With the last copy of several it is the page that has gone.
+                    remotified += u64::from(page.with_peers && acknowledged == Acknowledged::Remote);
                 }
-            }
-        });
-        engine.stats().add(Stat::PagesSpilled, spilled);
-        engine.stats().add(Stat::SpillFull, stored.len() as u64 - spilled);
-        if spilled < stored.len() as u64 {
-            self.disk_full_until_ms = now_ms + FULL_MS;
+            });
         }
-        engine.limits.room.ring();
-        spilled > 0
+        let stats = engine.stats();
+        stats.add(Stat::PagesSpilled, spilled);
+        stats.add(Stat::PagesRemotified, remotified);
+        stats.add(Stat::SpillFull, self.disk_done.len() as u64 - spilled);
+        let word = spill.word();
+        if word != self.disk_word {
+            for (stat, is) in [(Stat::DiskFull, "full"), (Stat::DiskFailed, "failed")] {
+                // What is added once is taken away once: the sum over the tree is how many of its processes are so.
+                stats.add(stat, u64::from(word == is).wrapping_sub(u64::from(self.disk_word == is)));
+            }
+            self.disk_word = word;
+        }
+        if !self.disk_done.is_empty() {
+            engine.limits.room.ring();
+        }
     }
 }
 

@@ -19,7 +19,17 @@ pub struct Snapshot {
     pub resident_bytes: u64,
     /// Packed bytes at holders, the spill file among them.
     pub remote_bytes: u64,
+    /// Records of pages in spill files.
     pub spill_bytes: u64,
+    /// What the one that is written takes of the disk.
+    pub spill_used_bytes: u64,
+    /// Written by its cleaner, and segments that it could not read.
+    pub spill_moved_bytes: u64,
+    pub spill_bad_segments: u64,
+    /// none, ok, full or failed.
+    pub disk: &'static str,
+    /// It is written and read past the page cache.
+    pub disk_direct: bool,
     pub flushes_waiting: u64,
     pub holders: Vec<HolderSnapshot>,
 }

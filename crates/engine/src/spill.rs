@@ -1,329 +1,331 @@
-//! The last holder: an unlinked file in a directory of the user's choice. Covers slots, free lists, reading and writing packed pages, and the
-//! fork; checksums are the pages' own digests, checked by whoever unpacks. Holder number 0 in tmem is always this one, configured or not.
+//! The last holder: a log-structured file without a name in a directory of the user's choice. Covers who is asked for what: batches handed over by the remotifier and
+//! written behind its back, pages read for getters that do not wait here, flushes, the fork. What lies where is `core::log`'s; `spill/` has the threads. Holder
+//! number 0 in tmem is always this one, configured or not.
+//!
+//! Locks: `books`, and then nothing but `queue`; `queue`, `jobs`, `running` and a mailbox alone. No lock is held over input or output.
 
-use std::collections::HashMap;
+mod file;
+mod reader;
+mod writer;
+
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
-use ramster_core::compress::{Kind, Packed};
 use ramster_core::handle::{Handle, Version};
-use ramster_core::page::PAGE_BYTES;
+use ramster_core::log::{Condition, Config, Counters, Log, Trouble};
 use ramster_core::tmem::{Batch, Flush};
-use ramster_sys::lock::Lock;
-use ramster_sys::quiet::move_high;
+use ramster_sys::lock::{Bell, Lock};
+use ramster_sys::quiet::{self, Thread};
 use ramster_sys::say::say;
-use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags};
 
-/// Slots are multiples of this: half of it is lost a page on average, and no disk reads less.
-const SECTOR_BYTES: usize = 512;
-const CLASSES: usize = PAGE_BYTES / SECTOR_BYTES;
-/// Each fork with pages on disk leaves one file that is never written again. Twice as many would do no harm but open descriptors.
-const MAX_FILES: usize = 32;
+use self::file::File;
+use self::reader::{Job, READERS};
+use crate::clock::now_ms;
+use crate::threads::Wake;
+
+pub use self::reader::{Answers, Heard, Mailbox, Wanted};
+
+/// Batches handed over and not written: with eight of an eighth of a MiB each, one write fills a segment.
+const BATCHES: usize = 8;
+/// Pages flushed under one lock: some 20 us.
+const LOCKED_FLUSHES: usize = 64;
+/// A disk that goes back and forth is complained of this often at most.
+const SAY_AGAIN_MS: u64 = 5000;
 
 pub struct Spill {
+    disk: Arc<Disk>,
+    running: Lock<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    writer: Option<Thread>,
+    readers: Vec<Thread>,
+    failed: bool,
+}
+
+/// What the threads share.
+struct Disk {
     dir: PathBuf,
-    state: Lock<State>,
+    seed: u64,
+    books: Lock<Books>,
+    queue: Lock<Queue>,
+    jobs: Lock<VecDeque<Job>>,
+    to_write: Bell,
+    to_read: Bell,
+    idle_readers: AtomicU32,
+    stopping: AtomicBool,
 }
 
-struct State {
-    /// A file's index never changes while a page is in it.
-    files: Vec<Option<File>>,
-    /// The one that is written.
-    current: Option<u8>,
-    places: HashMap<Handle, Place>,
-    bytes: u64,
-    said_full: bool,
+struct Books {
+    log: Log,
+    /// By the log's numbers.
+    files: Vec<Option<Arc<File>>>,
+    /// The cleaner has a segment in the file that is written.
+    has_reserve: bool,
+    said: &'static str,
+    say_at_ms: u64,
 }
 
-struct File {
-    fd: Arc<OwnedFd>,
-    /// Pages in it or on their way there.
-    live: u32,
-    end_sector: u32,
-    /// Free slots by size in sectors, less one.
-    free: [Vec<u32>; CLASSES],
-    /// The file cannot grow (ENOSPC): only free slots are used.
-    full: bool,
+#[derive(Default)]
+struct Queue {
+    /// With whether peers get the pages too.
+    batches: Vec<(Batch, bool)>,
+    /// Taken by the writer.
+    in_work: usize,
+    spare: Vec<Batch>,
+    done: Vec<Done>,
+    /// Whom to wake when something is done ...
+    wake: Option<Arc<Wake>>,
+    /// ... or when there may be room again.
+    wants_room: bool,
 }
 
+/// A page whose write has ended.
 #[derive(Clone, Copy)]
-struct Place {
-    file: u8,
-    sector: u32,
-    bytes: u16,
-    kind: Kind,
-    version: Version,
-}
-
-/// A packed page on its way to the file.
-struct SpillPage<'a> {
-    handle: Handle,
-    version: Version,
-    packed: Packed<'a>,
-}
-
-/// How a page that was read is to be unpacked.
-#[derive(Clone, Copy, Debug)]
-pub struct SpillRead {
-    pub kind: Kind,
-    pub len: usize,
+pub struct Done {
+    pub handle: Handle,
+    pub version: Version,
+    pub stored: bool,
+    pub with_peers: bool,
 }
 
 impl Spill {
     /// Makes the first file at once, so that a directory that cannot be written is found at the start.
-    pub fn open(dir: &Path) -> io::Result<Spill> {
-        let state =
-            State { files: vec![Some(File::make(dir)?)], current: Some(0), places: HashMap::new(), bytes: 0, said_full: false };
-        Ok(Spill { dir: dir.to_owned(), state: Lock::new(state) })
-    }
-
-    /// Writes a batch, holding no lock meanwhile; called by one thread only. Says of each page whether it is in the file now.
-    pub fn write(&self, batch: &Batch) -> Vec<bool> {
-        let pages: Vec<SpillPage<'_>> =
-            batch.iter().map(|(handle, version, packed)| SpillPage { handle, version, packed }).collect();
-        let mut stored = Vec::with_capacity(pages.len());
-        let mut run = Run::default();
-        for (index, page) in pages.iter().enumerate() {
-            let slot = self.state.lock().allocate(&self.dir, page.packed.bytes.len());
-            stored.push(slot.is_some());
-            let Some(slot) = slot else { continue };
-            if !run.takes(&slot) {
-                self.write_run(&mut run, &pages, &mut stored);
-            }
-            run.push(index, slot, page.packed.bytes);
-        }
-        self.write_run(&mut run, &pages, &mut stored);
-        stored
-    }
-
-    fn write_run(&self, run: &mut Run, pages: &[SpillPage<'_>], stored: &mut [bool]) {
-        let Some(first) = run.slots.first() else { return };
-        let written = write_all_at(&first.1.fd, &run.bytes, first.1.sector as u64 * SECTOR_BYTES as u64);
-        let mut state = self.state.lock();
-        match written {
-            Ok(()) => run.slots.drain(..).for_each(|(index, slot)| state.keep(&pages[index], &slot)),
-            Err(error) => {
-                state.give_up(run.slots.iter().map(|(_, slot)| slot), error, &self.dir);
-                run.slots.drain(..).for_each(|(index, _)| stored[index] = false);
-            }
-        }
-        run.bytes.clear();
-    }
-
-    /// Reads the packed bytes of that version into `buffer`. None: the file has no such version (any more). The bytes may be torn when the page is
-    /// flushed meanwhile; the digest tells, and tmem then knows better.
-    pub fn read(&self, handle: &Handle, version: Version, buffer: &mut [u8; PAGE_BYTES]) -> Option<io::Result<SpillRead>> {
-        let (place, fd) = {
-            let state = self.state.lock();
-            let place = *state.places.get(handle).filter(|place| place.version == version)?;
-            let file = state.files.get(place.file as usize)?.as_ref()?;
-            (place, Arc::clone(&file.fd))
+    pub fn open(dir: &Path, seed: u64) -> io::Result<Spill> {
+        let mut books =
+            Books { log: Log::new(Config::new(seed)), files: Vec::new(), has_reserve: false, said: "ok", say_at_ms: 0 };
+        books.begin_file(File::make(dir)?);
+        let disk = Disk {
+            dir: dir.to_owned(),
+            seed,
+            books: Lock::new(books),
+            queue: Lock::new(Queue::default()),
+            jobs: Lock::new(VecDeque::new()),
+            to_write: Bell::new(),
+            to_read: Bell::new(),
+            idle_readers: AtomicU32::new(0),
+            stopping: AtomicBool::new(false),
         };
-        let len = usize::from(place.bytes);
-        let read = read_all_at(&fd, &mut buffer[..len], place.sector as u64 * SECTOR_BYTES as u64);
-        Some(read.map(|()| SpillRead { kind: place.kind, len }))
+        Ok(Spill { disk: Arc::new(disk), running: Lock::new(Running::default()) })
     }
 
+    /// Whether it is worth handing pages over now: the disk is neither full nor broken, or it is time to try it again.
+    pub fn takes_pages(&self) -> bool {
+        self.disk.books.lock().log.takes_puts(now_ms())
+    }
+
+    /// Whether one more batch may be handed over. Only the remotifier does that.
+    pub fn has_room_for_batch(&self) -> bool {
+        let queue = self.disk.queue.lock();
+        queue.batches.len() + queue.in_work < BATCHES
+    }
+
+    pub fn is_busy(&self) -> bool {
+        let queue = self.disk.queue.lock();
+        queue.batches.len() + queue.in_work > 0
+    }
+
+    /// Takes the batch and gives another one for the next. `wake` is rung when `take_done` has something to say of it.
+    pub fn submit(&self, batch: Batch, with_peers: bool, wake: &Arc<Wake>) -> Batch {
+        let spare = {
+            let mut queue = self.disk.queue.lock();
+            queue.batches.push((batch, with_peers));
+            queue.wake.get_or_insert_with(|| Arc::clone(wake));
+            queue.spare.pop().unwrap_or_default()
+        };
+        if self.be_running(true) {
+            self.disk.to_write.ring_one();
+        } else {
+            self.disk.refuse_batches();
+        }
+        spare
+    }
+
+    /// A page MUST count as stored here from now on, and not before.
+    pub fn take_done(&self, done: &mut Vec<Done>) {
+        std::mem::swap(done, &mut self.disk.queue.lock().done);
+    }
+
+    /// Whoever is asked for these answers to `mailbox`, in any order, each once.
+    pub fn read(&self, mailbox: &Arc<Mailbox>, request: u64, wanted: &[Wanted], jobs: &mut Reading) {
+        self.disk.queue_reads(mailbox, request, wanted, &mut jobs.0);
+        self.be_running(false);
+    }
+
+    /// Whatever else wants the books waits some microseconds at most, however much goes.
     pub fn flush(&self, what: &Flush) {
-        let mut state = self.state.lock();
-        match *what {
-            Flush::Copy { handle, version } => {
-                if state.places.get(&handle).is_some_and(|place| place.version == version) {
-                    state.remove(&handle);
-                }
+        loop {
+            let mut books = self.disk.books.lock();
+            let more = books.log.flush_some(what, LOCKED_FLUSHES);
+            books.close_ended();
+            if !more {
+                break;
             }
-            Flush::Range { handle, count } => {
-                let end = u64::from(handle.index) + u64::from(count);
-                let inside = |other: &Handle| (u64::from(handle.index)..end).contains(&u64::from(other.index));
-                state.remove_where(|other| (other.pool, other.object) == (handle.pool, handle.object) && inside(other));
-            }
-            Flush::Object { pool, object } => state.remove_where(|other| (other.pool, other.object) == (pool, object)),
-            Flush::Pool(pool) => state.remove_where(|other| other.pool == pool),
+        }
+        self.disk.to_write.ring_one();
+    }
+
+    /// Bytes of pages that are wanted.
+    pub fn live_bytes(&self) -> u64 {
+        self.disk.books.lock().log.live_bytes()
+    }
+
+    /// What the file that is written takes of the disk.
+    pub fn used_bytes(&self) -> u64 {
+        self.disk.books.lock().log.used_bytes()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.disk.books.lock().log.counters
+    }
+
+    /// ok, full or failed.
+    pub fn word(&self) -> &'static str {
+        word(self.disk.books.lock().log.condition())
+    }
+
+    pub fn is_direct(&self) -> bool {
+        self.disk.books.lock().files.iter().flatten().all(|file| file.is_direct())
+    }
+
+    /// Ends the threads. What has not been written is not stored, and nobody asks any more.
+    pub fn stop(&self) {
+        self.disk.stopping.store(true, SeqCst);
+        self.disk.to_write.ring();
+        self.disk.to_read.ring();
+        let Running { writer, readers, .. } = std::mem::take(&mut *self.running.lock());
+        for thread in writer.into_iter().chain(readers) {
+            let _ = thread.join();
         }
     }
 
-    /// Bytes in slots that pages occupy.
-    pub fn used_bytes(&self) -> u64 {
-        self.state.lock().bytes
-    }
-
+    /// Before a fork, and the parent's part of it: no write to a file that the child will have is begun any more, not even between the fork and the next
+    /// instruction, or room that the child still needs would be used again.
     pub fn freeze(&self) {
-        self.state.freeze();
+        self.running.freeze();
+        self.disk.jobs.freeze();
+        let mut books = self.disk.books.lock();
+        books.part_with_fork(false);
+        books.freeze();
+        self.disk.queue.freeze();
     }
 
     pub fn thaw(&self) {
-        self.state.thaw();
+        self.disk.queue.thaw();
+        self.disk.books.thaw();
+        self.disk.jobs.thaw();
+        self.running.thaw();
     }
 
-    /// After a fork, on both sides: a file with pages belongs to both now, so neither ever writes to it again. New pages go to a new file, and the
-    /// old one ends when both have no page in it. An empty one stays the parent's.
-    pub fn part_with_fork(&self, is_child: bool) {
-        let mut state = self.state.lock();
-        if is_child || !state.places.is_empty() {
-            state.current = None;
-            state.drop_empty_files();
+    /// In a forked child: it has none of the threads and nothing on its way. What was handed over is local to it.
+    pub fn after_fork_child(&self) {
+        let disk = &self.disk;
+        let mut books = disk.books.lock();
+        books.part_with_fork(true);
+        books.said = "ok";
+        // Their descriptors were closed by number, and what they point to belongs to nobody.
+        std::mem::forget(std::mem::take(&mut *disk.jobs.lock()));
+        std::mem::forget(std::mem::take(&mut *disk.queue.lock()));
+        std::mem::forget(std::mem::take(&mut *self.running.lock()));
+        disk.idle_readers.store(0, SeqCst);
+        disk.to_read.forget_waiters();
+        disk.to_write.forget_waiters();
+    }
+
+    /// Threads are there when they are needed: a writer and a reader once a page goes out, more readers when there is more to read than they take at once.
+    /// False: there is no writer.
+    fn be_running(&self, writes: bool) -> bool {
+        let mut running = self.running.lock();
+        let is_queueing = || self.disk.idle_readers.load(SeqCst) == 0 && !self.disk.jobs.lock().is_empty();
+        let wants_reader = running.readers.is_empty() || (running.readers.len() < READERS && is_queueing());
+        let wants_writer = writes && running.writer.is_none();
+        if (wants_reader || wants_writer) && !running.failed && !self.disk.is_stopping() {
+            let started = running.start(&self.disk, wants_writer, wants_reader);
+            if let Err(error) = started {
+                running.failed = true;
+                say(format_args!("no further thread for the spill file: {error}"));
+            }
         }
+        running.writer.is_some()
     }
 }
 
-impl State {
-    fn allocate(&mut self, dir: &Path, bytes: usize) -> Option<Slot> {
-        if bytes == 0 || bytes > PAGE_BYTES {
-            return None;
+impl Running {
+    fn start(&mut self, disk: &Arc<Disk>, writer: bool, reader: bool) -> io::Result<()> {
+        if writer {
+            let disk = Arc::clone(disk);
+            self.writer = Some(quiet::spawn("ramster-disk", move || disk.write_for_ever())?);
         }
-        let sectors = bytes.div_ceil(SECTOR_BYTES);
-        let index = self.writable_file(dir)?;
-        let file = self.files[usize::from(index)].as_mut()?;
-        let (sector, fresh) = match file.free[sectors - 1].pop() {
-            Some(sector) => (sector, false),
-            None if file.full => return None,
-            None => {
-                let sector = file.end_sector;
-                file.end_sector = sector.checked_add(sectors as u32)?;
-                (sector, true)
-            }
-        };
-        file.live += 1;
-        Some(Slot { fd: Arc::clone(&file.fd), file: index, sector, sectors: sectors as u32, fresh })
-    }
-
-    fn writable_file(&mut self, dir: &Path) -> Option<u8> {
-        if let Some(index) = self.current {
-            return Some(index);
+        if reader {
+            let disk = Arc::clone(disk);
+            self.readers.push(quiet::spawn("ramster-read", move || disk.read_for_ever())?);
         }
-        let index = match self.files.iter().position(Option::is_none) {
-            Some(index) => index,
-            None if self.files.len() < MAX_FILES => {
-                self.files.push(None);
-                self.files.len() - 1
-            }
-            None => return None,
-        };
-        self.files[index] = Some(File::make(dir).ok()?);
-        self.current = Some(index as u8);
-        self.current
-    }
-
-    fn keep(&mut self, page: &SpillPage<'_>, slot: &Slot) {
-        self.remove(&page.handle);
-        self.bytes += u64::from(slot.sectors) * SECTOR_BYTES as u64;
-        let (bytes, kind) = (page.packed.bytes.len() as u16, page.packed.kind);
-        let place = Place { file: slot.file, sector: slot.sector, bytes, kind, version: page.version };
-        self.places.insert(page.handle, place);
-    }
-
-    fn remove(&mut self, handle: &Handle) {
-        let Some(place) = self.places.remove(handle) else { return };
-        let sectors = usize::from(place.bytes).div_ceil(SECTOR_BYTES);
-        self.bytes -= (sectors * SECTOR_BYTES) as u64;
-        let Some(file) = self.files[usize::from(place.file)].as_mut() else { return };
-        file.live -= 1;
-        if self.current == Some(place.file) {
-            file.free[sectors - 1].push(place.sector);
-        } else if file.live == 0 {
-            self.files[usize::from(place.file)] = None;
-        }
-    }
-
-    /// Walks all pages in the file: ranges, objects and pools end rarely.
-    fn remove_where(&mut self, gone: impl Fn(&Handle) -> bool) {
-        let gone: Vec<Handle> = self.places.keys().filter(|handle| gone(handle)).copied().collect();
-        gone.iter().for_each(|handle| self.remove(handle));
-    }
-
-    /// The slots of a run that could not be written. Fresh ones are the file's tail: it ends before them again.
-    fn give_up<'a>(&mut self, slots: impl Iterator<Item = &'a Slot>, error: io::Error, dir: &Path) {
-        for slot in slots {
-            let Some(file) = self.files[usize::from(slot.file)].as_mut() else { continue };
-            file.live -= 1;
-            if slot.fresh {
-                file.end_sector = file.end_sector.min(slot.sector);
-                file.full = true;
-            }
-        }
-        if !std::mem::replace(&mut self.said_full, true) {
-            say(format_args!("spill directory {}: {error}; nothing more is spilled there", dir.display()));
-        }
-    }
-
-    fn drop_empty_files(&mut self) {
-        for file in &mut self.files {
-            if file.as_ref().is_some_and(|file| file.live == 0) {
-                *file = None;
-            }
-        }
+        Ok(())
     }
 }
 
-impl File {
-    fn make(dir: &Path) -> io::Result<File> {
-        let mode = Mode::RUSR | Mode::WUSR;
-        let fd = match rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
-            Ok(fd) => fd,
-            // Overlay and network file systems without O_TMPFILE: make one and unlink it.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
-                let name = dir.join(format!("ramster-spill-{}-{}", rustix::process::getpid().as_raw_nonzero(), crate::now_ms()));
-                let fd = rustix::fs::open(&name, OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC, mode)?;
-                rustix::fs::unlink(&name)?;
-                fd
-            }
-            Err(error) => return Err(error.into()),
-        };
-        Ok(File { fd: Arc::new(move_high(fd)), live: 0, end_sector: 0, free: Default::default(), full: false })
-    }
-}
-
-struct Slot {
-    fd: Arc<OwnedFd>,
-    file: u8,
-    sector: u32,
-    sectors: u32,
-    fresh: bool,
-}
-
-/// Neighbouring slots, written by one call.
+/// A getter's buffer for what it asks.
 #[derive(Default)]
-struct Run {
-    slots: Vec<(usize, Slot)>,
-    bytes: Vec<u8>,
-}
+pub struct Reading(Vec<Job>);
 
-impl Run {
-    fn takes(&self, slot: &Slot) -> bool {
-        self.slots.last().is_none_or(|(_, last)| {
-            last.file == slot.file && last.sector + last.sectors == slot.sector && last.fresh == slot.fresh
-        })
-    }
-
-    fn push(&mut self, index: usize, slot: Slot, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-        self.bytes.resize(self.bytes.len().next_multiple_of(SECTOR_BYTES), 0);
-        self.slots.push((index, slot));
-    }
-}
-
-fn write_all_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::pwrite(fd, bytes, offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => (bytes, offset) = (&bytes[count..], offset + count as u64),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+impl Disk {
+    /// Nobody writes them: they stay here.
+    fn refuse_batches(&self) {
+        self.books.lock().log.trouble(Trouble::Failed, now_ms());
+        let mut queue = self.queue.lock();
+        let batches: Vec<(Batch, bool)> = queue.batches.drain(..).collect();
+        for (handle, version, _) in batches.iter().flat_map(|(batch, _)| batch.iter()) {
+            queue.done.push(Done { handle, version, stored: false, with_peers: false });
+        }
+        if let Some(wake) = &queue.wake {
+            wake.ring();
         }
     }
-    Ok(())
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(SeqCst)
+    }
 }
 
-fn read_all_at(fd: &OwnedFd, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !buffer.is_empty() {
-        match rustix::io::pread(fd, &mut *buffer, offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => (buffer, offset) = (&mut buffer[count..], offset + count as u64),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+impl Books {
+    fn file(&self, number: u8) -> Option<Arc<File>> {
+        self.files.get(usize::from(number))?.clone()
+    }
+
+    /// False: too many files.
+    fn begin_file(&mut self, file: File) -> bool {
+        self.close_ended();
+        let Some(number) = self.log.begin_file().map(usize::from) else { return false };
+        if self.files.len() <= number {
+            self.files.resize_with(number + 1, || None);
+        }
+        self.files[number] = Some(Arc::new(file));
+        self.has_reserve = false;
+        true
+    }
+
+    fn part_with_fork(&mut self, is_child: bool) {
+        let before = self.log.current();
+        self.log.part_with_fork(is_child);
+        self.has_reserve &= self.log.current() == before;
+        self.close_ended();
+    }
+
+    fn close_ended(&mut self) {
+        for number in self.log.take_ended() {
+            self.files[usize::from(number)] = None;
         }
     }
-    Ok(())
+}
+
+fn word(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Ok => "ok",
+        Condition::Full { .. } => "full",
+        Condition::Failed { .. } => "failed",
+    }
 }

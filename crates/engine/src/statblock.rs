@@ -64,6 +64,13 @@ stats! {
     PagesUnspilled "pages_unspilled"
     /// Pages that found no room in the spill directory.
     SpillFull "spill_full"
+    /// Processes whose spill directory is full or broken, or was when they ended.
+    DiskFull "disk_full"
+    DiskFailed "disk_failed"
+    /// Pages on disk that could not be read, or were changed there.
+    DiskUnreadable "disk_unreadable"
+    /// Faults that waited for the disk.
+    FaultsDisk "faults_disk"
     /// Ephemeral pages that made room.
     PagesEvicted "pages_evicted"
     /// Fetched pages that stayed at home.

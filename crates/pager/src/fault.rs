@@ -311,6 +311,7 @@ impl Handler {
             plan.pages = 0;
         }
         match self.localify_run(region, page, plan.stride, 1 + plan.pages) {
+            Some(LaneGet::Pending(request)) if self.lane.is_from_disk(request) => stats.add(Stat::FaultsDisk, 1),
             Some(LaneGet::Pending(_)) => stats.add(Stat::FaultsRemote, 1),
             _ => stats.add(Stat::FaultsLocal, 1),
         }

@@ -149,6 +149,14 @@ impl Bell {
         }
     }
 
+    /// As `ring`, and wakes one who waits: for a queue from which each takes what there is.
+    pub fn ring_one(&self) {
+        self.rings.fetch_add(1, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) != 0 {
+            let _ = futex::wake(&self.rings, futex::Flags::PRIVATE, 1);
+        }
+    }
+
     /// In a forked child: nobody waits here any more.
     pub fn forget_waiters(&self) {
         self.waiting.store(0, Ordering::SeqCst);

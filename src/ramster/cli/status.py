@@ -65,8 +65,8 @@ def _show(status: dict[str, Any]) -> None:
     quorum = status["quorum"]
     if not quorum["held"]:
         console.print(f"no quorum: {quorum['reason']}; this node lends nothing more and remotifies nothing")
-    clients = Table("client", "program", "resident", "stored", "remote", box=None)
+    clients = Table("client", "program", "resident", "stored", "remote", "disk", box=None)
     for client in status["clients"]:
         figures = (sizes.show(client[key]) for key in ("resident_bytes", "stored_bytes", "remote_bytes"))
-        clients.add_row(str(client["pid"]), client["program"], *figures)
+        clients.add_row(str(client["pid"]), client["program"], *figures, client.get("disk", "none"))
     console.print(clients if status["clients"] else "no client is registered")

@@ -50,7 +50,7 @@ def run(path: str, command: list[str], options: dict[str, Any], *, library: str,
             words = struct.unpack(f"<{STAT_WORDS}Q", stream.read(STAT_WORDS * 8).ljust(STAT_WORDS * 8, b"\0"))
     finally:
         os.unlink(block)
-    _write(stats_fd, stats_path, words)
+    _write(stats_fd, stats_path, words, has_disk="spill_dir" in options)
     return status
 
 
@@ -160,10 +160,11 @@ def _wait(child: int, waited: set[signal.Signals]) -> int:
         return status
 
 
-def _write(stats_fd: int, path: str, words: tuple[int, ...]) -> None:
+def _write(stats_fd: int, path: str, words: tuple[int, ...], *, has_disk: bool) -> None:
     from ramster import _native
 
-    stats = names.promised_first(dict(zip(_native.STAT_FIELDS, words, strict=False)))
+    counted = names.promised_first(dict(zip(_native.STAT_FIELDS, words, strict=False)))
+    stats = {**counted, "disk": names.disk_word(counted, has_disk=has_disk)}
     try:
         with os.fdopen(stats_fd, "w") as stream:
             if stream.seekable():

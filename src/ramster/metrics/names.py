@@ -154,6 +154,13 @@ NO_COUNTERS = frozenset(
 )  # fmt: skip
 
 
+def disk_word(stats: Mapping[str, int], *, has_disk: bool) -> str:
+    """`ok`, `full` or `failed`: what the spill directories of a process tree are, or were when it ended; else `none`."""
+    if not has_disk:
+        return "none"
+    return "failed" if stats.get("disk_failed") else "full" if stats.get("disk_full") else "ok"
+
+
 def promised_first(stats: Mapping[str, int]) -> dict[str, int]:
     """`stats` with the promised fields first, every one present."""
     ordered = {name: int(stats.get(name, 0)) for name in STATS_PROMISED}

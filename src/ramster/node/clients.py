@@ -16,6 +16,8 @@ CLIENTS_MAX = 512
 PROGRAM_CHARACTERS = 256
 BLOCK_CHARACTERS = 64
 FIGURE_MAX = (1 << 64) - 1
+# What a client says of its spill directory.
+DISK_WORDS = ("none", "ok", "full", "failed")
 
 
 @dataclass(eq=False)
@@ -29,11 +31,13 @@ class Client:
     held_bytes: int | None = None
     # Which stat block its figures are from; several processes of a tree may share one.
     block: str = ""
+    disk: str = "none"
 
     def hear(self, message: dict[str, Any]) -> dict[str, list[int]]:
         """Takes over the figures of a `stats` message; what is no figure is left out. Returns its histograms."""
         self.stats = {key: value for key, value in message.items() if _is_figure(value)}
         block, histograms = message.get("block"), message.get("histograms")
+        self.disk = word if (word := message.get("disk")) in DISK_WORDS else "none"
         self.block = block[:BLOCK_CHARACTERS] if isinstance(block, str) else f"pid {self.pid}"
         if not isinstance(histograms, dict):
             return {}
@@ -53,7 +57,8 @@ class Client:
     def as_dict(self) -> dict[str, Any]:
         """As `ramster status --json` prints it."""
         figures = {key: self.stats.get(field_name, 0) for key, field_name in names.CLIENT_FIELDS.items()}
-        return {"pid": self.pid, "client": self.client, "program": self.program, **figures, "stats": self.stats}
+        names_it = {"pid": self.pid, "client": self.client, "program": self.program}
+        return {**names_it, **figures, "disk": self.disk, "stats": self.stats}
 
 
 def _is_figure(found: object) -> bool:

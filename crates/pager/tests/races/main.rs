@@ -3,6 +3,7 @@
 //!
 //! cargo test -p ramster-pager --features seams --test races
 
+mod disk;
 mod forks;
 mod local;
 mod remote;

@@ -77,7 +77,16 @@ pub fn start(peers: Vec<PeerAddr>) -> &'static Pager {
 pub fn start_after(peers: Vec<PeerAddr>, before: impl FnOnce(&'static Pager)) -> &'static Pager {
     // With a peer everything stored goes there.
     let store_bytes = (!peers.is_empty()).then_some(0);
-    let options = Options { local_bytes: LOCAL_BYTES, store_bytes, peers, get_deadline_ms: 20_000, ..Options::default() };
+    start_with(Options { store_bytes, peers, ..Options::default() }, before)
+}
+
+/// A pager whose pages all go to the disk.
+pub fn start_on_disk() -> &'static Pager {
+    start_with(Options { store_bytes: Some(0), spill_dir: Some(std::env::temp_dir()), ..Options::default() }, |_| {})
+}
+
+fn start_with(options: Options, before: impl FnOnce(&'static Pager)) -> &'static Pager {
+    let options = Options { local_bytes: LOCAL_BYTES, get_deadline_ms: 20_000, ..options };
     let pager = Pager::start(&options).expect("a pager");
     before(pager);
     let ballast = pager.map(LOCAL_BYTES as usize, RW, None).expect("map");
