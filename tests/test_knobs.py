@@ -73,7 +73,7 @@ def test_each_key_takes_its_values_and_says_what_others_should_be() -> None:
 
 
 def test_what_policy_forbids_an_operator_does_not_allow() -> None:
-    assert Knobs().directives({"remotify": False}) == {"remotify": False}
+    assert Knobs().directives({"remotify": False, "repatriate": False}) == {"remotify": False, "repatriate": False}
 
 
 def test_a_bad_key_is_one_line_and_what_was_set_is_shown(start_node: Callable[..., NodeUnderTest]) -> None:

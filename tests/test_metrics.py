@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -24,6 +25,7 @@ from ramster.errors import ConfigError
 from ramster.metrics import names
 from ramster.metrics.totals import BLOCKS_MAX, Totals
 from test_node import WORK
+from test_three_nodes import Machine, do
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "operations.md"
 
@@ -59,8 +61,8 @@ def test_sums_count_each_block_once_and_never_go_down() -> None:
         # Processes of one tree speak of one block, some of them late.
         truth[block] = truth.get(block, 0) + made.randrange(5)
         said = truth[block] - made.choice([0, 0, 1]) * made.randrange(3)
-        totals.hear(block, {"puts": max(said, 0)}, {"put": [max(said, 0)] * 25})
         totals.hear(block, {"puts": truth[block]}, {"put": [truth[block]] * 25})
+        totals.hear(block, {"puts": max(said, 0)}, {"put": [max(said, 0)] * 25})
         counters, histograms = totals.sums()
         assert counters["puts"] == sum(truth.values()) >= before
         assert histograms["put"] == [counters["puts"]] * 25
@@ -219,3 +221,31 @@ def _agree(stats: dict[str, int], seen: Samples) -> None:
     for name, labels in (("get", ("remote",)), ("get", ("local",)), ("put", ())):
         mean_s = seen[f"ramster_{name}_seconds_sum", labels] / seen[f"ramster_{name}_seconds_count", labels]
         assert 1e-7 < mean_s < 1
+
+
+def test_a_node_with_certificates_tells_of_them_and_of_its_control_port(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    machine = Machine(tmp_path / "m")
+    do("init", *machine.flags())
+    config = machine.dir / "node.toml"
+    config.write_text(config.read_text().replace("# metrics = ", "metrics = ").replace("9146", str(port)))
+    machine.start()
+    try:
+        machine.wait_said("serves pages on")
+        no_tls(machine.control)
+        event = "ramster_control_events_total", ("ended_bad_tls",)
+        seen = wait_for(lambda: (found := samples(port)).get(event) and found, "a stranger is counted")
+        ends = machine.status()["cluster"]
+        assert seen["ramster_certificate_end_timestamp_seconds", ("node",)] == ends["certificate_expires_s"]
+        assert seen["ramster_certificate_end_timestamp_seconds", ("clients",)] == ends["clients_expire_s"]
+        assert seen["ramster_quorum_held", ()] == 1
+        assert seen["ramster_node_limit_bytes", ("1",)] == 256 << 20
+    finally:
+        machine.stop()
+
+
+def no_tls(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as link:
+        link.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        link.recv(1000)

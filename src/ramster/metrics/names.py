@@ -85,11 +85,13 @@ METRICS: tuple[Metric, ...] = (
     _own(COUNTER, "admin_refused_total", "links to the admin socket that were refused", "reason"),
     _own(GAUGE, "clients", "processes that are registered with this node"),
     _own(GAUGE, "clients_bytes", "memory of those: resident, compressed here, at holders", "where"),
+    _own(GAUGE, "clients_disk", "process trees whose spill directory is full, or gives errors", "state"),
     _own(GAUGE, "clients_rebuilding", "process trees that make new copies for lost ones"),
     _clients("faults", "page faults of managed memory"),
     _split(
         "faults_by_source_total", "source", "the same, by where the page came from",
-        {"faults_local": "local", "faults_remote": "remote", "faults_zero": "zero", "faults_victim": "victim"},
+        {"faults_local": "local", "faults_remote": "remote", "faults_zero": "zero", "faults_victim": "victim",
+         "faults_disk": "disk"},
     ),
     _clients("pages_out", "pages taken out of programs"),
     _clients("pages_in", "pages brought back"),
@@ -103,6 +105,7 @@ METRICS: tuple[Metric, ...] = (
     _clients("pages_evicted", "ephemeral pages that made room in the store"),
     _clients("pages_spilled", "pages written to spill files"),
     _clients("pages_unspilled", "pages read from there"),
+    _clients("disk_unreadable", "pages on disk that could not be read, or were changed there: each is an alarm"),
     _clients("puts", "pages put into the store"),
     _clients("puts_unchanged", "of those, what was there already"),
     _split(
@@ -150,6 +153,7 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 # Fields of the stat block that are no counters: what they say is in `ramster_clients...`, or of one process alone.
 NO_COUNTERS = frozenset(
     {"bytes_resident", "bytes_resident_max", "bytes_stored", "bytes_stored_max", "bytes_remote", "processes", "rebuilding",
+     "disk_full", "disk_failed",
      "puts_refused"}
 )  # fmt: skip
 

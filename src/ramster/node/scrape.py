@@ -143,13 +143,17 @@ def _cluster(status: dict[str, Any], members: list[dict[str, Any]], latency_us: 
 
 def _clients(clients: list[Client]) -> Samples:
     sums = Counter[str]()
-    rebuilding: dict[str, int] = {}
+    blocks = {client.block: client.stats for client in clients}
+
+    def trees(stat: str) -> int:
+        return sum(stats.get(stat, 0) > 0 for stats in blocks.values())
+
     for client in clients:
         for where, stat in (("resident", "bytes_resident"), ("stored", "bytes_stored"), ("remote", "bytes_remote")):
             sums[where] += client.stats.get(stat, 0)
-        rebuilding[client.block] = client.stats.get("rebuilding", 0)
     return {
         "ramster_clients": [((), len(clients))],
         "ramster_clients_bytes": [((where,), sums[where]) for where in ("resident", "stored", "remote")],
-        "ramster_clients_rebuilding": [((), sum(count > 0 for count in rebuilding.values()))],
+        "ramster_clients_disk": [((state,), trees(f"disk_{state}")) for state in ("full", "failed")],
+        "ramster_clients_rebuilding": [((), trees("rebuilding"))],
     }
