@@ -103,7 +103,11 @@ impl Handler {
             let rest = deadline.saturating_sub(now_ms());
             Timespec { tv_sec: (rest / 1000) as i64, tv_nsec: (rest % 1000 * 1_000_000) as i64 }
         });
-        self.poll(timeout);
+        let (_, answered) = self.poll(timeout);
+        if answered && self.pending.is_empty() {
+            // Too late: the page came from elsewhere. Left where it is, it would keep this thread awake for good.
+            self.lane.ready(now_ms(), &mut |_, _, _| {});
+        }
     }
 
     /// The thread that faulted sleeps, so this core may have nothing else to do; who else wants it goes first.
@@ -114,7 +118,7 @@ impl Handler {
         }
         let until = now_us() + LOOK_US;
         while now_us() < until {
-            if self.poll(Some(Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            if self.poll(Some(Timespec { tv_sec: 0, tv_nsec: 0 })).0 {
                 return true;
             }
             std::thread::yield_now();
@@ -123,13 +127,15 @@ impl Handler {
         false
     }
 
-    fn poll(&self, timeout: Option<Timespec>) -> bool {
+    /// Whether there is anything to do, and whether the lane has something.
+    fn poll(&self, timeout: Option<Timespec>) -> (bool, bool) {
         let faults = PollFd::new(&*self.uffd, PollFlags::IN);
-        let ready = match self.lane.fd() {
-            Some(fd) => poll(&mut [faults, PollFd::from_borrowed_fd(fd, PollFlags::IN)], timeout.as_ref()),
-            None => poll(&mut [faults], timeout.as_ref()),
+        let Some(fd) = self.lane.fd() else {
+            return (poll(&mut [faults], timeout.as_ref()).is_ok_and(|ready| ready > 0), false);
         };
-        ready.is_ok_and(|ready| ready > 0)
+        let mut both = [faults, PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        let ready = poll(&mut both, timeout.as_ref()).is_ok_and(|ready| ready > 0);
+        (ready, ready && !both[1].revents().is_empty())
     }
 
     fn answer(&mut self, fault: &Fault) {

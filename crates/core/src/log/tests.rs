@@ -1,5 +1,7 @@
-//! The log on a simulated disk against plain maps: random puts, flushes, cleans, forks, full, broken and lying disks, each step counted again; and what
-//! cleaning costs.
+//! The log on a simulated disk against plain maps: random puts, flushes, cleans, forks, full, broken and lying disks, each step counted again. What
+//! cleaning costs is `tests/cost.rs`.
+
+mod cost;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,6 +105,13 @@ impl World {
     }
 
     fn write(&mut self, write: Write) -> bool {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let done = self.write_from(write, &mut buffer);
+        self.buffer = buffer;
+        done
+    }
+
+    fn write_from(&mut self, write: Write, buffer: &mut [u8]) -> bool {
         let (spot, why) = match self.mood {
             Mood::Well => (write.spot(), None),
             Mood::Broken => (write.spot(), Some(Trouble::Failed)),
@@ -115,7 +124,7 @@ impl World {
         }
         let file = &self.files[&spot.file];
         assert!(!file.shared.get() || write.is_empty(), "a file that a fork has shared is written");
-        let bytes = write.finish(&mut self.buffer);
+        let bytes = write.finish(buffer);
         let start = spot.offset as usize;
         let mut disk = file.bytes.borrow_mut();
         if disk.len() < start + bytes.len() {
@@ -157,12 +166,13 @@ impl World {
         });
     }
 
-    /// True: a segment was cleaned.
-    fn clean(&mut self) -> bool {
+    /// True: a segment was cleaned. `meanwhile`: what happens while its records are on their way.
+    fn clean(&mut self, meanwhile: &mut dyn FnMut(&mut World)) -> bool {
         let Some(victim) = self.log.begin_clean() else { return false };
         let bytes = self.read(victim.spot);
         let mut found = records_in(self.log.seed(), &bytes);
         self.log.retain_live(&victim, &mut found);
+        let mut buffer = self.buffer.clone();
         let (mut next, mut finished) = (0, true);
         while finished && next < found.len() {
             let Some(mut write) = self.log.begin_write(Purpose::Clean, self.now_ms) else {
@@ -172,13 +182,14 @@ impl World {
             let first = next;
             while let Some((_, place)) = found.get(next) {
                 let record = record_at(self.log.seed(), &bytes, place).expect("found just now");
-                if !write.push(&record, Some((&victim, *place)), &mut self.buffer) {
+                if !write.push(&record, Some((&victim, *place)), &mut buffer) {
                     break;
                 }
                 next += 1;
             }
             assert!(next > first, "a head always has room for one record");
-            finished = self.write(write);
+            meanwhile(self);
+            finished = self.write_from(write, &mut buffer);
         }
         self.log.end_clean(victim, finished);
         finished
@@ -270,7 +281,16 @@ impl World {
                 self.flush(if random.below(4) == 0 { Flush::Pool(pool) } else { Flush::Object { pool, object } });
             }
             75..90 => {
-                self.clean();
+                self.clean(&mut |world| {
+                    for _ in 0..random.below(20) {
+                        let handle = any_handle(random);
+                        let version = world.expected.get(&handle).map_or(7, |(version, _)| *version);
+                        match random.below(2) {
+                            0 => world.flush(Flush::Copy { handle, version }),
+                            _ => drop(world.put(&[(handle, any_bytes(random))])),
+                        }
+                    }
+                });
             }
             90..94 => self.give_back(),
             94 => self.mood = [Mood::Well, Mood::Full, Mood::Broken][random.below(3) as usize],
@@ -293,7 +313,7 @@ fn any_bytes(random: &mut Random) -> Vec<u8> {
 
 #[test]
 fn any_history_on_a_moody_disk_ends_with_the_right_bytes_and_right_books() {
-    for run in 1..=30 {
+    for run in 1..=15 {
         let mut random = Random::new("moody disk", run);
         let mut world = World::new(config());
         for _ in 0..600 {
@@ -377,7 +397,7 @@ fn a_victim_with_a_damaged_record_gives_up_the_others_and_is_never_used_again() 
     world.files[&place.file].bytes.borrow_mut()[world.log.spot(&place).offset as usize + 50] ^= 1;
     let mut rounds = 0;
     while world.log.counters.segments_bad == 0 && rounds < 200 {
-        world.clean();
+        world.clean(&mut |_| {});
         rounds += 1;
     }
     assert_eq!(world.log.counters.segments_bad, 1, "after {rounds} rounds");
@@ -413,7 +433,7 @@ fn a_full_disk_says_so_keeps_what_it_has_and_is_tried_again_a_second_later() {
         world.flush(Flush::Copy { handle: handle(1, gone), version });
     }
     for _ in 0..40 {
-        world.clean();
+        world.clean(&mut |_| {});
     }
     assert!(world.log.takes_puts(1001), "{:?}", world.log.segments.free_count());
     assert!(world.put(&[(handle(1, index), page.clone())]));
@@ -437,56 +457,4 @@ fn a_broken_disk_is_left_alone_for_ten_seconds_and_then_tried_elsewhere() {
     assert_ne!(places[0].segment, places[1].segment);
     assert_eq!(world.log.condition(), Condition::Ok);
     world.check_all();
-}
-
-/// Of 250 bytes: they fill two blocks.
-const BATCH: u64 = 27;
-
-/// Bytes written for each byte put, with `share` percent of the room in use and pages overwritten at random; `hot`: nine writes of ten go to one page of ten.
-fn write_amplification(choice: Choice, share: u64, hot: bool) -> f64 {
-    let segments = 30;
-    let mut world = World::new(Config { segment_bytes: 32 * BLOCK_BYTES, segments_max: segments, choice, seed: 1 });
-    // Without the heads and the cleaner's reserve.
-    let room = u64::from(segments - 4) * u64::from(32 * BLOCK_BYTES);
-    let bytes = vec![5; 250];
-    let pages = room * share / 100 / (bytes.len() + HEADER_BYTES) as u64;
-    let mut random = Random::new("overwrites", share);
-    let put = |world: &mut World, page: &mut dyn FnMut(u64) -> u64| {
-        for at in 0..pages / BATCH {
-            let batch: Vec<(Handle, Vec<u8>)> =
-                (0..BATCH).map(|one| (handle(1, page(at * BATCH + one) as u32), bytes.clone())).collect();
-            for _ in 0..200 {
-                if world.put(&batch) {
-                    break;
-                }
-                world.clean();
-            }
-            world.clean();
-        }
-    };
-    put(&mut world, &mut |at| at);
-    for _ in 0..4 {
-        put(&mut world, &mut |_| match hot && random.below(10) < 9 {
-            true => random.below(pages / 10),
-            false => random.below(pages),
-        });
-    }
-    let counters = world.log.counters;
-    world.check_all();
-    (counters.bytes_put + counters.bytes_moved) as f64 / counters.bytes_put as f64
-}
-
-/// `cargo test -p ramster-core --release what_cleaning_costs -- --nocapture` prints the table of docs/decisions/disk-as-a-log.md.
-#[test]
-fn what_cleaning_costs() {
-    eprintln!("in use  uniform: greedy  cost-benefit   hot: greedy  cost-benefit");
-    // Unoptimised the first of them takes too long.
-    let shares = [(66, 2.3), (80, 4.0)];
-    for (share, most) in shares.into_iter().skip(usize::from(cfg!(debug_assertions))) {
-        let of = |choice, hot| write_amplification(choice, share, hot);
-        let [greedy, benefit, hot_greedy, hot_benefit] =
-            [of(Choice::Greedy, false), of(Choice::CostBenefit, false), of(Choice::Greedy, true), of(Choice::CostBenefit, true)];
-        eprintln!("{share:5} %  {greedy:15.2}  {benefit:12.2}  {hot_greedy:12.2}  {hot_benefit:12.2}");
-        assert!(benefit < most && hot_benefit < hot_greedy * 1.1, "the cleaner does more than it must");
-    }
 }
