@@ -164,7 +164,8 @@ fn put(holder: &mut Holder, ctx: &mut Ctx, conn: &mut Conn, header: &Header, pag
             // Promise 2 at a holder: nothing is kept under the handle, older copies included.
             _ => {
                 refused += 1;
-                let kept = matches!(holder.foreign.get(seat, &page.handle, page.version), Held::Hit { .. });
+                let held = holder.foreign.get(seat, &page.handle, page.version);
+                let kept = status != PutStatus::Stale && !matches!(held, Held::Miss | Held::Gone);
                 assert!(!kept, "P2: {status:?}, and a copy of {:?} is kept", page.handle);
             }
         }

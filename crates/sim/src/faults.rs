@@ -7,7 +7,7 @@ use crate::clock::{Event, MS, SECOND, Who};
 use crate::ctx::Ctx;
 use crate::net::WireId;
 use crate::settings::Kind;
-use crate::world::{OWNERS_MAX, World};
+use crate::world::{OWNERS_MAX, ROTS_ONE_IN, World};
 
 /// A drain that is not done by then ends all the same, where things may fail; where nothing does it is called off after much longer.
 const DRAIN_US: u64 = 10 * SECOND;
@@ -414,7 +414,7 @@ impl World {
             && let Some(spill) = &mut owner.spill
         {
             (spill.disk.room_bytes, spill.disk.slow) = (room_bytes, false);
-            (spill.disk.fails_one_in, spill.disk.rots_one_in) = (0, 0);
+            (spill.disk.fails_one_in, spill.disk.rots_one_in) = (0, if self.settings.rots { ROTS_ONE_IN } else { 0 });
         }
     }
 

@@ -16,6 +16,8 @@ use crate::settings::{Kind, Settings};
 pub const OWNERS_MAX: usize = 10;
 /// After the end of a history everything must come to rest within this time.
 const REST_US: u64 = 1200 * SECOND;
+/// Reads of a disk that rots.
+pub const ROTS_ONE_IN: u64 = 40;
 /// Children live that long.
 const CHILD_US: u64 = HOUR / 12;
 
@@ -103,6 +105,9 @@ impl World {
         let mut owner = Owner::new(&mut self.ctx, who, id, settings, &nodes);
         for kind in [PoolKind::Persistent, PoolKind::Persistent, PoolKind::Ephemeral] {
             owner.new_pool(kind);
+        }
+        if let Some(spill) = owner.spill.as_mut().filter(|_| self.settings.rots) {
+            spill.disk.rots_one_in = ROTS_ONE_IN;
         }
         self.ctx.tell(|| format!("owner {place}: starts as {}, {settings:?}", name(&id)));
         self.owners[place] = Some(owner);

@@ -306,7 +306,12 @@ impl Owner {
         if lost.why == Loss::Corrupt && ctx.faults.someone_lies || holder == SPILL && ctx.faults.disks_rot {
             return Some(ctx.clock.now_us);
         }
-        ctx.faults.last_us(self.who.place, place_of(holder), ctx.clock.now_us)
+        let last_us = |place| ctx.faults.last_us(self.who.place, place, ctx.clock.now_us);
+        // A getter that waited for one holder in vain, and finds that its page is at another by now, blames that one.
+        match lost.why {
+            Loss::Deadline => (0..self.table.0.len()).filter_map(last_us).max(),
+            _ => last_us(place_of(holder)),
+        }
     }
 
     /// Promise 5: every get ends, by its deadline and what opening a link takes.
