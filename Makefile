@@ -1,6 +1,6 @@
 # The few commands of this project. `make demo` and `make test` each work first thing on a fresh clone; both leave .venv/bin/ramster.
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench fuzz races soak chaos lock clean venv build tools
+.PHONY: demo test check bench fuzz races simulate simulate-planted soak chaos lock clean venv build tools
 .DEFAULT_GOAL := demo
 
 PYTHON ?= python3
@@ -34,6 +34,14 @@ fuzz: tools
 
 races: build
 	cargo test --locked -p ramster-pager --features seams --test races
+
+# Whole clusters under a simulated clock, network and disk: fresh seeds for SIM_SECONDS.
+simulate: tools
+	cargo run --locked --release -p ramster-sim -- --seconds $${SIM_SECONDS:-120}
+
+# Bugs planted in core, one at a time: the simulator has to find each.
+simulate-planted: tools
+	crates/sim/planted/run
 
 # Races and programs that check themselves, each over and over for SOAK_SECONDS.
 soak: build .venv/.dev

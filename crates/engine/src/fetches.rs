@@ -161,9 +161,13 @@ impl Fetches {
             }
             match self.link(engine, holder) {
                 Ok(link_index) => self.send_to(link_index, now),
+                // Those alone whose time has come: were the others sent on too, two pages of two holders that both do not answer would send each other
+                // back and forth for ever.
                 Err(NoLink::NotNow) => self.for_each_at(holder, |fetch| {
-                    let failed = fetch.copy.others && matches!(fetch.state, State::Queued(_));
-                    fetch.state = if failed { State::Failed(Loss::Deadline) } else { State::Queued(now + NOT_NOW_MS) };
+                    if is_due(fetch, now) {
+                        let later = State::Queued(now + NOT_NOW_MS);
+                        fetch.state = if fetch.copy.others { State::Failed(Loss::Deadline) } else { later };
+                    }
                 }),
                 Err(NoLink::Died) => self.for_each_at(holder, |fetch| fetch.state = State::Failed(Loss::HolderDied)),
             }

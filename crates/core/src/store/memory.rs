@@ -20,7 +20,7 @@ pub trait SlabMemory {
 }
 
 /// Ordinary memory from the allocator, never given back: for tests and models.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct HeapSlabs {
     slabs: Vec<Box<[u8]>>,
     count: u32,

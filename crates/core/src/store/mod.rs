@@ -47,6 +47,7 @@ impl SlotRef {
 }
 
 /// Slabs that are not full, by fullness; and what the class costs.
+#[derive(Clone)]
 struct ClassLists {
     class: Class,
     heads: [u32; GROUPS],
@@ -54,6 +55,7 @@ struct ClassLists {
     touched_frames: usize,
 }
 
+#[derive(Clone)]
 pub struct Store<M> {
     memory: M,
     lists: Box<[ClassLists]>,

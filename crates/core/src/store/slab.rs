@@ -10,6 +10,7 @@ pub const GROUPS: usize = 4;
 /// In no group: the slab is full, spare or vacant.
 pub const FULL: u8 = GROUPS as u8;
 
+#[derive(Clone)]
 pub struct Slab {
     pub class: u16,
     /// Slots in use.

@@ -32,7 +32,7 @@ pub struct FlushOrder {
 }
 
 /// At most one order for each copy that a holder has: bounded by what was sent.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Flushes {
     queue: VecDeque<FlushOrder>,
 }

@@ -56,6 +56,8 @@ pub enum Answer {
     Lost(Lost),
 }
 
+/// A clone is what a forked process has: the same pages, and no part in what the first one does from then on.
+#[derive(Clone)]
 pub struct Tmem<M> {
     objects: Objects,
     store: Store<M>,

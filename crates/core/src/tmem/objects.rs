@@ -29,11 +29,13 @@ impl At {
     }
 }
 
+#[derive(Clone)]
 pub struct Pool {
     pub kind: PoolKind,
     objects: HashMap<ObjectId, u32, Keyed>,
 }
 
+#[derive(Clone)]
 struct Object {
     pool: PoolId,
     id: ObjectId,
@@ -42,6 +44,7 @@ struct Object {
     chunks: u32,
 }
 
+#[derive(Clone)]
 pub struct Chunk {
     pub object: u32,
     /// index / 64 of its pages.
@@ -58,6 +61,7 @@ pub struct Chunk {
     pub kind: PoolKind,
 }
 
+#[derive(Clone)]
 pub struct Objects {
     pub pools: HashMap<PoolId, Pool, Keyed>,
     next_pool: u32,

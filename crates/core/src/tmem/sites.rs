@@ -144,6 +144,7 @@ impl SiteId {
     pub const NONE: SiteId = SiteId(NO_SITE);
 }
 
+#[derive(Clone)]
 pub struct Sites {
     sites: Vec<Site>,
     free: Vec<u16>,

@@ -16,6 +16,7 @@ struct Line {
     event: Event,
 }
 
+#[derive(Clone)]
 pub struct Story {
     lines: Box<[Line]>,
     told: usize,

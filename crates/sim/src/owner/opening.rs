@@ -1,0 +1,194 @@
+//! Opening links to holders, and the verdict that a holder died. Mirrors engine/links.rs; where the engine's thread waits for the welcome, this owner's waits
+//! for an event.
+
+use ramster_core::handle::HolderId;
+use ramster_core::wire::frame::Side;
+use ramster_core::wire::message::{RefuseReason, Role};
+
+use super::bulk::Bulk;
+use super::link::{Link, LinkError};
+use super::table::place_of;
+use super::{Owner, Who};
+use crate::clock::{Event, MS};
+use crate::ctx::Ctx;
+
+/// As in engine/links.rs.
+pub const CONNECT_US: u64 = 1000 * MS;
+const SILENCE_MS: u64 = 90_000;
+
+pub struct Opening {
+    pub link: Link,
+    holder: HolderId,
+    role: Role,
+    ticket: u64,
+    deadline_us: u64,
+    /// Nobody listens there.
+    refused: bool,
+}
+
+/// Why there is no link now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoLink {
+    Died,
+    NotNow,
+    /// Asked, and not welcomed yet.
+    Opening,
+}
+
+impl Owner {
+    pub(super) fn open(&mut self, ctx: &mut Ctx, holder: HolderId, role: Role) -> NoLink {
+        if self.openings.iter().any(|opening| (opening.holder, opening.role) == (holder, role)) {
+            return NoLink::Opening;
+        }
+        let Some(known) = self.table.get(holder) else { return NoLink::Died };
+        if known.down_until_ms > ctx.now_ms() {
+            return NoLink::NotNow;
+        }
+        self.last_ticket += 1;
+        let (wire, refused) = ctx.connect(self.who, place_of(holder));
+        let link = Link::greet(ctx, wire, &self.id, role);
+        let deadline_us = ctx.clock.now_us + CONNECT_US;
+        ctx.clock.at(deadline_us, Event::Opening(self.who));
+        self.openings.push(Opening { link, holder, role, ticket: self.last_ticket, deadline_us, refused });
+        NoLink::Opening
+    }
+
+    /// The remotifier's thread waits for a welcome, and does nothing else.
+    pub(super) fn is_opening_bulk(&self) -> bool {
+        self.openings.iter().any(|opening| opening.role == Role::Bulk)
+    }
+
+    pub fn look_at_openings(&mut self, ctx: &mut Ctx) {
+        let mut index = 0;
+        while index < self.openings.len() {
+            let opening = &mut self.openings[index];
+            let result = match opening.link.receive(ctx, &mut |_| {}) {
+                Ok(()) if opening.link.is_open() => Ok(()),
+                Ok(()) if opening.deadline_us <= ctx.clock.now_us => Err(None),
+                Ok(()) => {
+                    index += 1;
+                    continue;
+                }
+                Err(error) => Err(Some(error)),
+            };
+            let opening = self.openings.swap_remove(index);
+            self.opened(ctx, opening, result);
+        }
+    }
+
+    /// `Err(None)`: not in time.
+    fn opened(&mut self, ctx: &mut Ctx, opening: Opening, result: Result<(), Option<LinkError>>) {
+        let (holder, role) = (opening.holder, opening.role);
+        let wire = opening.link.wire;
+        let verdict = match result {
+            Ok(()) => match self.compare_account(ctx, holder, opening.link.facts, opening.link.free_bytes, opening.ticket) {
+                Ok(()) => {
+                    return match role {
+                        Role::Bulk => {
+                            self.bulks.push(Bulk::new(holder, opening.link));
+                            self.wake_remotifier(ctx);
+                        }
+                        Role::Get => {
+                            self.fetches.opened(holder, opening.link);
+                            self.wake_lane(ctx, 0);
+                        }
+                    };
+                }
+                Err(no_link) => no_link,
+            },
+            Err(Some(LinkError::Refused(RefuseReason::TooManyLinks))) => NoLink::NotNow,
+            Err(None) if self.may_be_silent(ctx, holder) => {
+                self.table.silent(holder, ctx.now_ms());
+                NoLink::NotNow
+            }
+            Err(error) => {
+                self.table.failed(holder, ctx.now_ms());
+                let why = if opening.refused { "refused".to_owned() } else { format!("{error:?}") };
+                self.forget(ctx, holder, &why, !opening.refused);
+                NoLink::Died
+            }
+        };
+        ctx.close(wire, Side::Client, true);
+        self.not_opened(ctx, holder, role, verdict, opening.refused);
+    }
+
+    fn not_opened(&mut self, ctx: &mut Ctx, holder: HolderId, role: Role, verdict: NoLink, certain: bool) {
+        match role {
+            Role::Bulk => {
+                if verdict == NoLink::Died {
+                    self.unreached.remove(&holder);
+                }
+                if verdict == NoLink::Died && certain {
+                    self.orders.retain(|order| order.holder != holder);
+                }
+                self.table.update(holder, |known| known.full_until_ms = ctx.now_ms() + 2000);
+                self.wake_remotifier(ctx);
+            }
+            Role::Get => {
+                self.fetches.not_opened(holder, verdict, ctx.now_ms());
+                self.wake_lane(ctx, 0);
+            }
+        }
+    }
+
+    fn may_be_silent(&self, ctx: &Ctx, holder: HolderId) -> bool {
+        let since = self.table.get(holder).and_then(|known| known.silent_since_ms);
+        since.is_none_or(|since_ms| ctx.now_ms() < since_ms + SILENCE_MS)
+    }
+
+    /// The account names our stay at the holder: another one than before, and our pages there are gone.
+    pub(super) fn compare_account(
+        &mut self,
+        ctx: &mut Ctx,
+        holder: HolderId,
+        (node, incarnation, account): (u64, u64, u64),
+        free_bytes: u64,
+        ticket: u64,
+    ) -> Result<(), NoLink> {
+        let account = (incarnation, account);
+        let (mut forgotten, mut outdated) = (false, false);
+        self.table.update(holder, |known| {
+            match known.account {
+                Some((before, asked)) if before != account => (forgotten, outdated) = (ticket > asked, ticket < asked),
+                _ => {}
+            }
+            if !outdated {
+                known.account = Some((account, ticket));
+                known.free_bytes = Some(free_bytes);
+                (known.down_until_ms, known.failures, known.silent_since_ms) = (0, 0, None);
+                known.node = node;
+            }
+        });
+        if forgotten {
+            self.forget(ctx, holder, "it has forgotten this owner", false);
+        }
+        if outdated { Err(NoLink::NotNow) } else { Ok(()) }
+    }
+
+    pub(super) fn forget(&mut self, ctx: &mut Ctx, holder: HolderId, why: &str, may_live: bool) {
+        let before = self.tmem.counters().copies_lost;
+        let lost = if may_live { self.tmem.holder_given_up(holder) } else { self.tmem.holder_died(holder) };
+        let thinned = self.tmem.counters().copies_lost - before;
+        let (who, place) = (self.who, place_of(holder));
+        ctx.tell(|| {
+            format!("owner {}: holder {place} died ({why}): {lost} pages lost, {thinned} have another copy", place_name(who))
+        });
+        if thinned > 0 {
+            self.note_thinned(ctx);
+        }
+    }
+
+    /// A link that was opened for a forked child.
+    pub(super) fn adopt(&mut self, ctx: &mut Ctx, holder: HolderId, link: Link) {
+        self.last_ticket += 1;
+        let (_, incarnation, account) = link.facts;
+        let ticket = self.last_ticket;
+        self.table.update(holder, |known| known.account = Some(((incarnation, account), ticket)));
+        self.bulks.push(Bulk::new(holder, link));
+        self.wake_remotifier(ctx);
+    }
+}
+
+fn place_name(who: Who) -> String {
+    format!("{}", who.place)
+}
