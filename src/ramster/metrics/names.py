@@ -118,6 +118,8 @@ METRICS: tuple[Metric, ...] = (
     _clients("gets_stale", "fetches of pages that were changed meanwhile, looked up again"),
     _clients("gets_joined", "fetches that found another one of the same page on its way"),
     _clients("gets_elsewhere", "fetches that one holder did not answer and another was asked"),
+    _clients("gets_decoded", "coded pages that came back although a data shard was missing"),
+    _clients("shards_forged", "shards that were not what their holder was sent: look at that machine"),
     _split(
         "gets_refused_total", "reason", "gets that were given up",
         {"gets_deadline": "deadline", "gets_overflow": "too_many"},
