@@ -2,7 +2,7 @@
 //! reading neighbours together, and telling a record that has moved from a damaged one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use ramster_core::backend::Loss;
 use ramster_core::compress::Kind;
@@ -20,6 +20,9 @@ use super::Disk;
 use super::file::{File, blocks};
 use crate::clock::now_ms;
 
+/// Lines about damaged records in a process: enough to see what kind of damage it is. A disk that dies has thousands.
+const COMPLAINTS_MAX: u64 = 8;
+static COMPLAINTS: AtomicU64 = AtomicU64::new(0);
 /// As many reads at once as a fault's read-ahead makes where its pages lie apart. Each costs a thread and a buffer, and a disk with a head gains nothing by more.
 pub const READERS: usize = 4;
 /// Read by one call: a read-ahead of raw pages.
@@ -275,12 +278,15 @@ impl Disk {
             Ok(()) => "its bytes were changed on the disk".to_owned(),
             Err(error) => error.to_string(),
         };
-        say(format_args!(
-            "spill directory {}: page {:?} index {} version {version}: {why}; that copy is given up",
-            self.dir.display(),
-            handle.object.0,
-            handle.index
-        ));
+        let directory = self.dir.display();
+        match COMPLAINTS.fetch_add(1, SeqCst) {
+            0..COMPLAINTS_MAX => say(format_args!(
+                "spill directory {directory}: page {:?} index {} version {version}: {why}; that copy is given up",
+                handle.object.0, handle.index
+            )),
+            COMPLAINTS_MAX => say(format_args!("spill directory {directory}: further damage is counted alone (disk_unreadable)")),
+            _ => {}
+        }
         self.books.lock().log.trouble(Trouble::Failed, now_ms());
         self.note_condition(None);
     }
