@@ -6,7 +6,7 @@ use ramster_core::foreign::Foreign;
 use ramster_core::handle::{Handle, ObjectId, OwnerId, PoolId, PoolKind};
 use ramster_core::seal::Tag;
 use ramster_core::store::HeapSlabs;
-use ramster_core::wire::message::Blob;
+use ramster_core::wire::message::{Blob, Role};
 
 fn owner(client: u8, incarnation: u8) -> OwnerId {
     OwnerId { node: u64::from(client & 1), client: u128::from(client % 4), incarnation: u64::from(incarnation % 3) }
@@ -25,7 +25,8 @@ fuzz_target!(|steps: Vec<[u8; 5]>| {
     let mut seats = Vec::new();
     for [verb, who, place, version, more] in steps {
         if seats.is_empty() || verb % 16 == 0 {
-            seats.extend(foreign.arrive(&owner(who, version)));
+            let role = if who & 0x40 == 0 { Role::Bulk } else { Role::Get };
+            seats.extend(foreign.arrive(&owner(who, version), role));
         }
         if seats.is_empty() {
             continue;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::handle::{Handle, ObjectId, OwnerId, PoolId, PoolKind, Version};
 use crate::store::SlabMemory;
-use crate::wire::message::{Blob, DoneStatus, PutStatus};
+use crate::wire::message::{Blob, DoneStatus, PutStatus, Role};
 use accounts::{Account, Accounts};
 pub use accounts::{OlderIncarnation, Seat};
 use blobs::{BLOB_BYTES, BlobRef, Blobs};
@@ -123,9 +123,10 @@ impl<M: SlabMemory> Foreign<M> {
         }
     }
 
-    /// A link of this owner opened. A later incarnation takes the place of an earlier one, whose pages go; an earlier one is refused.
-    pub fn arrive(&mut self, owner: &OwnerId) -> Result<Seat, OlderIncarnation> {
-        let Ok(arrival) = self.accounts.arrive(owner) else {
+    /// A link of this owner opened. A later incarnation takes the place of an earlier one, whose pages go; an earlier one is refused. Of several bulk links
+    /// of one owner only the last to arrive changes anything: the others are broken, and their owner does not know what of theirs came through.
+    pub fn arrive(&mut self, owner: &OwnerId, role: Role) -> Result<Seat, OlderIncarnation> {
+        let Ok(arrival) = self.accounts.arrive(owner, role) else {
             self.counts.accounts_refused_older += 1;
             return Err(OlderIncarnation);
         };
@@ -164,10 +165,10 @@ impl<M: SlabMemory> Foreign<M> {
         Some(pages)
     }
 
-    /// Unless it returns `Stored`, nothing is kept under this handle; `Stale` alone leaves the newer copy it found. The older copy goes first, and then
+    /// Unless it returns `Stored`, nothing is kept under this handle; `Stale` leaves the newer copy it found, `Gone` changes nothing. The older copy goes first, and then
     /// ephemeral pages of anybody, if there is no room without.
     pub fn put(&mut self, seat: Seat, kind: PoolKind, handle: &Handle, version: Version, blob: &Blob<'_>) -> PutStatus {
-        let Some(account) = self.account(seat) else {
+        let Some(account) = self.accounts.written_by(seat) else {
             self.counts.puts_gone += 1;
             return PutStatus::Gone;
         };
@@ -234,7 +235,7 @@ impl<M: SlabMemory> Foreign<M> {
 
     /// Frees the page unless a newer version of it has come meanwhile. Returns pages freed; None: the account has gone.
     pub fn flush(&mut self, seat: Seat, handle: &Handle, version: Version) -> Option<u64> {
-        let held = self.account(seat)?.entry(handle);
+        let held = self.accounts.written_by(seat)?.entry(handle);
         if held.is_none_or(|held| is_newer(held.version, version)) {
             return Some(0);
         }
@@ -245,7 +246,7 @@ impl<M: SlabMemory> Foreign<M> {
 
     /// Frees at most `limit` pages of the `count` from `first` on, in all their versions. Returns pages freed and where to go on.
     pub fn flush_range(&mut self, seat: Seat, first: &Handle, count: u32, limit: usize) -> Option<(u64, Option<Handle>)> {
-        let account = self.account(seat)?;
+        let account = self.accounts.written_by(seat)?;
         let (Some(pages), 1..) = (account.objects.get(&key(first)), count) else {
             return Some((0, None));
         };
@@ -260,7 +261,7 @@ impl<M: SlabMemory> Foreign<M> {
     }
 
     pub fn flush_object(&mut self, seat: Seat, pool: PoolId, object: ObjectId) -> Option<u64> {
-        self.account(seat)?;
+        self.accounts.written_by(seat)?;
         let freed = self.remove_object(seat, (pool, object));
         self.counts.pages_flushed += freed;
         Some(freed)
@@ -268,7 +269,7 @@ impl<M: SlabMemory> Foreign<M> {
 
     pub fn destroy_pool(&mut self, seat: Seat, pool: PoolId) -> Option<u64> {
         let range = (pool, ObjectId([0; 3]))..=(pool, ObjectId([u64::MAX; 3]));
-        let keys: Vec<Key> = self.account(seat)?.objects.range(range).map(|(key, _)| *key).collect();
+        let keys: Vec<Key> = self.accounts.written_by(seat)?.objects.range(range).map(|(key, _)| *key).collect();
         let freed = keys.into_iter().map(|key| self.remove_object(seat, key)).sum();
         self.counts.pages_flushed += freed;
         Some(freed)

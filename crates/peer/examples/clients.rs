@@ -36,7 +36,7 @@ fn finish(link: &mut Link) -> u64 {
 
 fn client(address: SocketAddr, number: u128, seconds: u64, start: &Barrier) -> u64 {
     let me = OwnerId { node: 7, client: number, incarnation: 1 };
-    let mut link = Link::connect(&address, &me, Role::Get, DEADLINE_MS).expect("link");
+    let mut link = Link::connect(&address, &me, Role::Bulk, DEADLINE_MS).expect("link");
     let blob = Blob { kind: 3, tag: Tag([1; 16]), bytes: &PAGE };
     let pages: Vec<_> = (0..PAGES).map(|index| PutPage { handle: handle(index), version: 1, blob }).collect();
     link.send_put(0, PoolKind::Persistent, &pages).expect("put");

@@ -175,8 +175,8 @@ fn main() {
     let me = OwnerId { node: NODE, client: 1, incarnation: 1 };
     let context = credentials.client_context().expect("credentials");
     let secured = Some(Secured { context: &context, node: NODE });
-    let mut plain = Link::connect(&server.address(), &me, Role::Get, 5000).expect("link");
-    let mut tls = Link::connect_by(secured, &tls_server.address(), &me, Role::Get, 5000).expect("link");
+    let mut plain = Link::connect(&server.address(), &me, Role::Bulk, 5000).expect("link");
+    let mut tls = Link::connect_by(secured, &tls_server.address(), &me, Role::Bulk, 5000).expect("link");
     put_batches(&mut plain, &PAGE);
     put_batches(&mut tls, &PAGE);
     let mut opened_us = [Vec::new(), Vec::new()];

@@ -200,7 +200,8 @@ impl Link {
         let deadline = Instant::now() + Duration::from_millis(timeout_ms);
         let left_ms = || deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
         let child_link = Link::connect_by(secured, address, child, Role::Bulk, timeout_ms)?;
-        let mut own_link = Link::connect_by(secured, address, me, Role::Bulk, left_ms())?;
+        // Not a bulk link: it would take the place of the one that `me` writes by.
+        let mut own_link = Link::connect_by(secured, address, me, Role::Get, left_ms())?;
         own_link.send_share(0, child)?;
         let mut outcome = None;
         while outcome.is_none() {

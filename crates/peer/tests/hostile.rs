@@ -18,7 +18,7 @@ fn hello(client: u128) -> Vec<u8> {
     let versions = (PROTOCOL_VERSION, PROTOCOL_VERSION);
     let owner = owner(client);
     let hello =
-        Hello { owner, role: Role::Get, lowest_version: versions.0, highest_version: versions.1, auth_scheme: 0, auth: &[] };
+        Hello { owner, role: Role::Bulk, lowest_version: versions.0, highest_version: versions.1, auth_scheme: 0, auth: &[] };
     encode::hello(&mut frame, &hello).expect("hello");
     frame
 }
@@ -134,7 +134,7 @@ fn links_over_the_limit_are_told_so_and_room_comes_back() {
     let server = Server::start(ServerConfig { max_links: 3, ..config(PLENTY_BYTES) }).expect("server");
     let links: Vec<Link> = (0..3).map(|client| connect(&server, client)).collect();
     for _ in 0..5 {
-        let refused = Link::connect(&server.address(), &owner(9), Role::Get, DEADLINE_MS);
+        let refused = Link::connect(&server.address(), &owner(9), Role::Bulk, DEADLINE_MS);
         assert!(matches!(refused, Err(LinkError::Refused(RefuseReason::TooManyLinks))));
     }
     wait_until(&server, "five refused", |stats| stats.ended(EndReason::RefusedTooManyLinks) == 5);

@@ -72,7 +72,7 @@ fn answers_of_many_requests_in_flight_never_interleave() {
 fn miss_full_gone_stale_and_refused_are_told_apart() {
     let server = start(20 << 10);
     let mut link = connect(&server, 1);
-    let mut other = connect(&server, 1);
+    let mut other = Link::connect(&server.address(), &owner(1), Role::Get, DEADLINE_MS).expect("link");
     let statuses = put(&mut link, 1, 0..30, 5);
     assert_eq!(statuses[0], PutStatus::Stored);
     assert_eq!(statuses[29], PutStatus::RefusedFull);
@@ -190,7 +190,7 @@ fn a_later_incarnation_takes_over_and_the_earlier_ones_pages_go_at_once() {
     let mut earlier = connect(&server, 1);
     put(&mut earlier, 1, 0..100, 1);
     let reborn = OwnerId { incarnation: 101, ..owner(1) };
-    let mut later = Link::connect(&server.address(), &reborn, Role::Get, DEADLINE_MS).expect("link");
+    let mut later = Link::connect(&server.address(), &reborn, Role::Bulk, DEADLINE_MS).expect("link");
     assert_ne!(later.holder().account, earlier.holder().account);
     assert_eq!(server.stats().used_bytes, 0);
     assert_eq!(get(&mut later, 5, 1), Err("miss"));
@@ -254,6 +254,23 @@ fn pages_last_as_long_as_their_owner_has_a_link_and_a_grace_time_after_it() {
     assert_ne!(third.holder().account, account);
     assert_eq!(get(&mut third, 99, 1), Err("miss"));
     drop(third);
+    assert_nothing_leaks(server);
+}
+
+#[test]
+fn what_arrives_late_by_a_link_that_was_replaced_changes_nothing() {
+    let server = start(PLENTY_BYTES);
+    let mut broken = connect(&server, 1);
+    put(&mut broken, 1, 0..10, 1);
+    let mut link = connect(&server, 1);
+    assert_eq!(broken.holder(), link.holder());
+    put(&mut link, 1, 0..10, 2);
+    broken.send_flush_range(0, &handle(0), 10).expect("flush");
+    assert_eq!(one(&mut broken).done, Some((DoneStatus::Gone, 0)));
+    assert_eq!(put(&mut broken, 1, 20..21, 1), vec![PutStatus::Gone]);
+    assert_eq!(get(&mut link, 9, 2), Ok((2, bytes_of(1, 9, 2, 1000))));
+    assert_eq!(get(&mut link, 20, 1), Err("miss"));
+    drop((broken, link));
     assert_nothing_leaks(server);
 }
 

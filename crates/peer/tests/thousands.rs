@@ -25,7 +25,7 @@ fn two_thousand_links_are_served_and_the_silent_ones_slow_nobody() {
     let server = start(PLENTY_BYTES);
     let start = Instant::now();
     let mut links: Vec<Link> = (0..LINKS)
-        .map(|client| Link::connect(&server.address(), &owner(client), Role::Get, DEADLINE_MS).expect("link"))
+        .map(|client| Link::connect(&server.address(), &owner(client), Role::Bulk, DEADLINE_MS).expect("link"))
         .collect();
     assert_eq!(server.stats().links, LINKS as usize);
     for (client, link) in links.iter_mut().enumerate() {

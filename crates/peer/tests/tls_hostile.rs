@@ -74,7 +74,7 @@ fn who_speaks_no_tls_is_ended_and_counted_and_a_tls_client_notices_a_plain_holde
     let cluster = Cluster::new();
     let server = start_tls(&cluster);
     let other = bystander(&server, &cluster);
-    let refused = Link::connect(&server.address(), &owner(1), Role::Get, DEADLINE_MS);
+    let refused = Link::connect(&server.address(), &owner(1), Role::Bulk, DEADLINE_MS);
     assert!(matches!(refused, Err(LinkError::Remote(_) | LinkError::Closed)), "{:?}", refused.err());
     ended_alone(server, other, EndReason::TlsFailed);
 

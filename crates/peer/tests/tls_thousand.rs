@@ -40,7 +40,7 @@ fn a_thousand_tls_links_are_served_with_bounded_memory_each() {
         .map(|process| {
             let me = OwnerId { node: 1, client: pki::client_number(FAMILY, process), incarnation: 1 };
             let secured = Some(Secured { context: &context, node: 9 });
-            Link::connect_by(secured, &server.address(), &me, Role::Get, DEADLINE_MS).expect("link")
+            Link::connect_by(secured, &server.address(), &me, Role::Bulk, DEADLINE_MS).expect("link")
         })
         .collect();
     assert_eq!(server.stats().links, LINKS as usize);

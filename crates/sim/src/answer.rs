@@ -2,12 +2,12 @@
 //! changes what it gives back here.
 
 use ramster_core::foreign::Held;
-use ramster_core::handle::PoolKind;
+use ramster_core::handle::{OwnerId, PoolKind};
 use ramster_core::seal::Tag;
 use ramster_core::wire::error::RemoteProtocolError;
 use ramster_core::wire::frame::{Header, Kind};
 use ramster_core::wire::message::{
-    Blob, Done, DoneStatus, Found, Message, PutStatus, Puts, Refuse, RefuseReason, Wanted, Welcome,
+    Blob, Done, DoneStatus, Found, Message, PutStatus, Puts, Refuse, RefuseReason, Role, Wanted, Welcome,
 };
 use ramster_core::wire::{PROTOCOL_VERSION, encode};
 
@@ -58,7 +58,7 @@ pub fn answer(
     let request = header.request;
     let Some(seat) = conn.seat else {
         if let Message::Hello(hello) = message {
-            greet(holder, ctx, conn, &hello.owner);
+            greet(holder, ctx, conn, &hello.owner, hello.role);
         }
         return Ok(Answered::Whole);
     };
@@ -124,8 +124,8 @@ pub fn status(holder: &Holder, conn: &mut Conn) {
     encode::status(conn.outbox.frames(), foreign.offer_bytes(), foreign.free_bytes(), recall_bytes);
 }
 
-fn greet(holder: &mut Holder, ctx: &mut Ctx, conn: &mut Conn, owner: &ramster_core::handle::OwnerId) {
-    let Ok(seat) = holder.foreign.arrive(owner) else {
+fn greet(holder: &mut Holder, ctx: &mut Ctx, conn: &mut Conn, owner: &OwnerId, role: Role) {
+    let Ok(seat) = holder.foreign.arrive(owner, role) else {
         refuse(conn, RefuseReason::Incarnation);
         conn.ending = true;
         return;
@@ -163,6 +163,8 @@ fn put(holder: &mut Holder, ctx: &mut Ctx, conn: &mut Conn, header: &Header, pag
                 stored += 1;
                 assert!(used <= offer.max(held_before), "P7: {used} bytes held, {offer} offered");
             }
+            // By a link that has been replaced, or of an owner that said goodbye: it changes nothing.
+            PutStatus::Gone => refused += 1,
             // Promise 2 at a holder: nothing is kept under the handle, older copies included.
             _ => {
                 refused += 1;

@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use super::{Entry, Key, Pages, key};
 use crate::handle::{Handle, OwnerId};
+use crate::wire::message::Role;
 
-/// An owner's place, for one link. Stays harmless when the account has gone: everything then answers `Gone`.
+/// An owner's place, for one link. Stays harmless when the account has gone: everything then answers `Gone`, and so does what would change something when
+/// a newer bulk link has come.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Seat {
     pub(super) slot: u32,
     pub(super) account: u64,
+    /// Of a bulk link: which one. 0: the link may only ask.
+    writer: u64,
 }
 
 impl Seat {
@@ -35,6 +39,8 @@ pub(super) struct Account {
     pub objects: BTreeMap<Key, Arc<Pages>>,
     /// Without a link, it lasts until then.
     keep_until_ms: u64,
+    /// The newest bulk link, the only one that changes anything.
+    writer: u64,
 }
 
 impl Account {
@@ -52,6 +58,7 @@ pub(super) struct Accounts {
     /// Those without a link, by when they end.
     orphans: BTreeSet<(u64, u32)>,
     last_serial: u64,
+    last_writer: u64,
 }
 
 /// What became of the one who came.
@@ -64,8 +71,12 @@ pub(super) struct Arrival {
 }
 
 impl Accounts {
-    pub fn arrive(&mut self, owner: &OwnerId) -> Result<Arrival, OlderIncarnation> {
+    pub fn arrive(&mut self, owner: &OwnerId, role: Role) -> Result<Arrival, OlderIncarnation> {
         let mut superseded = None;
+        let writer = match role {
+            Role::Bulk => self.next_writer(),
+            Role::Get => 0,
+        };
         let client = (owner.node, owner.client);
         if let Some(slot) = self.by_client.get(&client).copied()
             && let Some(account) = self.slots[slot as usize].as_mut()
@@ -74,10 +85,11 @@ impl Accounts {
                 let returned = account.links == 0;
                 self.orphans.remove(&(account.keep_until_ms, slot));
                 account.links += 1;
+                account.writer = account.writer.max(writer);
                 if returned {
                     account.keep_until_ms = 0;
                 }
-                return Ok(Arrival { seat: Seat { slot, account: account.serial }, returned, superseded });
+                return Ok(Arrival { seat: Seat { slot, account: account.serial, writer }, returned, superseded });
             }
             if account.owner.incarnation > owner.incarnation {
                 return Err(OlderIncarnation);
@@ -91,9 +103,14 @@ impl Accounts {
         self.last_serial += 1;
         let (serial, objects) = (self.last_serial, BTreeMap::new());
         self.slots[slot as usize] =
-            Some(Account { serial, owner: *owner, links: 1, pages: 0, bytes: 0, objects, keep_until_ms: 0 });
+            Some(Account { serial, owner: *owner, links: 1, pages: 0, bytes: 0, objects, keep_until_ms: 0, writer });
         self.by_client.insert(client, slot);
-        Ok(Arrival { seat: Seat { slot, account: serial }, returned: false, superseded })
+        Ok(Arrival { seat: Seat { slot, account: serial, writer }, returned: false, superseded })
+    }
+
+    fn next_writer(&mut self) -> u64 {
+        self.last_writer += 1;
+        self.last_writer
     }
 
     /// A link closed. Of several, the one that wants to be waited for longest decides. Returns an account that ends with it: the owner has no other link,
@@ -133,6 +150,11 @@ impl Accounts {
 
     pub fn get(&self, seat: Seat) -> Option<&Account> {
         self.slots.get(seat.slot as usize)?.as_ref().filter(|account| account.serial == seat.account)
+    }
+
+    /// For whoever changes something: the newest bulk link alone. What an earlier one still brings was given up by its owner, which has gone on since.
+    pub fn written_by(&self, seat: Seat) -> Option<&Account> {
+        self.get(seat).filter(|account| seat.writer != 0 && seat.writer == account.writer)
     }
 
     pub fn get_mut(&mut self, seat: Seat) -> Option<&mut Account> {

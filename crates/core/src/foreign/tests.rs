@@ -119,7 +119,7 @@ const GRACE_MS: u64 = 10;
 impl Pair {
     fn new(offer_bytes: u64) -> Pair {
         let mut foreign = foreign(offer_bytes);
-        let seats = [0, 1, 2].map(|client| foreign.arrive(&owner(client)).expect("seat"));
+        let seats = [0, 1, 2].map(|client| foreign.arrive(&owner(client), Role::Bulk).expect("seat"));
         Pair { foreign, seats, models: Default::default(), written: 0, now_ms: 0 }
     }
 
@@ -179,7 +179,7 @@ impl Pair {
                 let freed = self.foreign.goodbye(self.seats[client]);
                 self.retain(client, freed, |_| false);
                 assert_eq!(self.foreign.get(self.seats[client], &handle(0, 0, 0), 1), Held::Gone);
-                self.seats[client] = self.foreign.arrive(&owner(client as u128)).expect("seat");
+                self.seats[client] = self.foreign.arrive(&owner(client as u128), Role::Bulk).expect("seat");
             }
             Step::Break { client, returns } => self.break_links(client, returns),
             Step::Offer { bytes } => {
@@ -195,7 +195,7 @@ impl Pair {
         self.foreign.leave(self.seats[client], self.now_ms + GRACE_MS);
         self.now_ms += if returns { GRACE_MS - 1 } else { GRACE_MS };
         self.foreign.expire(self.now_ms);
-        self.seats[client] = self.foreign.arrive(&owner(client as u128)).expect("seat");
+        self.seats[client] = self.foreign.arrive(&owner(client as u128), Role::Bulk).expect("seat");
         // Who had no page has nothing to come back to.
         assert_eq!(self.seats[client].account() == before, returns && !self.models[client].is_empty());
         if !returns {
@@ -273,7 +273,7 @@ proptest! {
 #[test]
 fn a_version_that_wrapped_is_newer() {
     let mut foreign = foreign(10_000);
-    let seat = foreign.arrive(&owner(1)).expect("seat");
+    let seat = foreign.arrive(&owner(1), Role::Bulk).expect("seat");
     assert_eq!(foreign.put(seat, PoolKind::Persistent, &handle(0, 0, 0), u32::MAX, &blob(&[1])), PutStatus::Stored);
     assert_eq!(foreign.put(seat, PoolKind::Persistent, &handle(0, 0, 0), 0, &blob(&[2])), PutStatus::Stored);
     assert_eq!(foreign.put(seat, PoolKind::Persistent, &handle(0, 0, 0), u32::MAX, &blob(&[1])), PutStatus::Stale);
@@ -282,7 +282,7 @@ fn a_version_that_wrapped_is_newer() {
 #[test]
 fn a_range_at_the_very_end_of_an_object_is_flushed_to_its_last_page() {
     let mut foreign = foreign(10_000);
-    let seat = foreign.arrive(&owner(1)).expect("seat");
+    let seat = foreign.arrive(&owner(1), Role::Bulk).expect("seat");
     for index in [u32::MAX, u32::MAX - 1, 5] {
         foreign.put(seat, PoolKind::Persistent, &handle(0, 0, index), 1, &blob(&[1]));
     }
@@ -293,9 +293,9 @@ fn a_range_at_the_very_end_of_an_object_is_flushed_to_its_last_page() {
 #[test]
 fn a_seat_of_an_account_that_has_gone_is_harmless_to_the_next_one_in_its_slot() {
     let mut foreign = foreign(10_000);
-    let before = foreign.arrive(&owner(1)).expect("seat");
+    let before = foreign.arrive(&owner(1), Role::Bulk).expect("seat");
     foreign.goodbye(before);
-    let after = foreign.arrive(&owner(2)).expect("seat");
+    let after = foreign.arrive(&owner(2), Role::Bulk).expect("seat");
     foreign.put(after, PoolKind::Persistent, &handle(0, 0, 0), 1, &blob(&[1]));
     assert_eq!(foreign.put(before, PoolKind::Persistent, &handle(0, 0, 0), 2, &blob(&[2])), PutStatus::Gone);
     foreign.leave(before, 0);
@@ -305,7 +305,7 @@ fn a_seat_of_an_account_that_has_gone_is_harmless_to_the_next_one_in_its_slot() 
 #[test]
 fn ephemeral_pages_go_for_persistent_ones_and_the_oldest_goes_first() {
     let mut foreign = foreign(10_000);
-    let seat = foreign.arrive(&owner(1)).expect("seat");
+    let seat = foreign.arrive(&owner(1), Role::Bulk).expect("seat");
     for index in 0..5 {
         assert_eq!(foreign.put(seat, PoolKind::Ephemeral, &handle(1, 0, index), 1, &blob(&[1; 1000])), PutStatus::Stored);
     }
@@ -331,7 +331,7 @@ fn ephemeral_pages_go_for_persistent_ones_and_the_oldest_goes_first() {
 #[test]
 fn a_smaller_offer_drops_ephemeral_pages_before_anything_is_recalled() {
     let mut foreign = foreign(100_000);
-    let seat = foreign.arrive(&owner(1)).expect("seat");
+    let seat = foreign.arrive(&owner(1), Role::Bulk).expect("seat");
     for index in 0..10 {
         foreign.put(seat, PoolKind::Ephemeral, &handle(1, 0, index), 1, &blob(&[1; 1000]));
         foreign.put(seat, PoolKind::Persistent, &handle(0, 0, index), 1, &blob(&[2; 1000]));
@@ -345,9 +345,35 @@ fn a_smaller_offer_drops_ephemeral_pages_before_anything_is_recalled() {
 #[test]
 fn the_order_of_ephemeral_pages_does_not_grow_with_puts_of_the_same_page() {
     let mut foreign = foreign(10_000);
-    let seat = foreign.arrive(&owner(1)).expect("seat");
+    let seat = foreign.arrive(&owner(1), Role::Bulk).expect("seat");
     for version in 1..10_000 {
         foreign.put(seat, PoolKind::Ephemeral, &handle(1, 0, version % 3), version, &blob(&[1]));
     }
     assert!(foreign.droppable.len() <= 2 * 1024, "{}", foreign.droppable.len());
+}
+
+#[test]
+fn only_the_newest_bulk_link_of_an_owner_changes_anything() {
+    let mut foreign = foreign(100_000);
+    let broken = foreign.arrive(&owner(1), Role::Bulk).expect("seat");
+    let asks = foreign.arrive(&owner(1), Role::Get).expect("seat");
+    assert_eq!(foreign.put(broken, PoolKind::Persistent, &handle(0, 0, 1), 1, &blob(&[1])), PutStatus::Stored);
+    assert_eq!(foreign.put(asks, PoolKind::Persistent, &handle(0, 0, 2), 1, &blob(&[1])), PutStatus::Gone);
+    let seat = foreign.arrive(&owner(1), Role::Bulk).expect("seat");
+    let asks_later = foreign.arrive(&owner(1), Role::Get).expect("seat");
+    assert_eq!(foreign.put(seat, PoolKind::Persistent, &handle(0, 0, 2), 2, &blob(&[2])), PutStatus::Stored);
+    // All that the network delivers late of the broken link.
+    assert_eq!(foreign.put(broken, PoolKind::Persistent, &handle(0, 0, 3), 1, &blob(&[1])), PutStatus::Gone);
+    assert_eq!(foreign.flush(broken, &handle(0, 0, 1), 1), None);
+    assert_eq!(foreign.flush_range(broken, &handle(0, 0, 0), 8, 8), None);
+    assert_eq!(foreign.flush_object(broken, PoolId(0), handle(0, 0, 0).object), None);
+    assert_eq!(foreign.destroy_pool(broken, PoolId(0)), None);
+    for from in [asks, asks_later, seat] {
+        assert!(matches!(foreign.get(from, &handle(0, 0, 1), 1), Held::Hit { .. }));
+        assert!(matches!(foreign.get(from, &handle(0, 0, 2), 2), Held::Hit { .. }));
+        assert_eq!(foreign.get(from, &handle(0, 0, 3), 1), Held::Miss);
+    }
+    foreign.leave(broken, 0);
+    assert_eq!(foreign.destroy_pool(seat, PoolId(0)), Some(2));
+    foreign.check().expect("counted right");
 }

@@ -76,7 +76,8 @@ pub enum DoneStatus {
     Refused = 2,
 }
 
-/// What a link is for. A holder serves `Get` links first: a thread sleeps behind each of their requests.
+/// What a link is for. A holder serves `Get` links first: a thread sleeps behind each of their requests. Only an owner's newest `Bulk` link changes what is
+/// held for it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum Role {

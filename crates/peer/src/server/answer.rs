@@ -156,7 +156,7 @@ fn admit(link: &mut Connection, shared: &Shared, hello: &Hello<'_>) -> Result<Se
             return Err((RefuseReason::Auth, EndReason::RefusedRevoked));
         }
     }
-    let arrived = shared.foreign.lock().arrive(&hello.owner);
+    let arrived = shared.foreign.lock().arrive(&hello.owner, hello.role);
     arrived.map_err(|_| (RefuseReason::Incarnation, EndReason::RefusedIncarnation))
 }
 

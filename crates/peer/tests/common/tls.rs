@@ -82,7 +82,7 @@ pub fn raw_tls(server: &Server, config: rustls::ClientConfig) -> RawTls {
 pub fn hello(me: &OwnerId) -> Vec<u8> {
     let mut frame = Vec::new();
     let (lowest_version, highest_version) = (PROTOCOL_VERSION, PROTOCOL_VERSION);
-    let hello = Hello { owner: *me, role: Role::Get, lowest_version, highest_version, auth_scheme: 0, auth: &[] };
+    let hello = Hello { owner: *me, role: Role::Bulk, lowest_version, highest_version, auth_scheme: 0, auth: &[] };
     encode::hello(&mut frame, &hello).expect("hello");
     frame
 }

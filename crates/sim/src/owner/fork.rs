@@ -105,7 +105,7 @@ impl Owner {
         let mut failed = asking.child_link.receive(ctx, &mut |_| {}).is_err() || asking.deadline_us <= ctx.clock.now_us;
         if !failed && asking.child_link.is_open() && asking.own_link.is_none() {
             let (wire, _) = ctx.connect(self.who, place_of(asking.holder));
-            asking.own_link = Some(Link::greet(ctx, wire, &self.id, Role::Bulk));
+            asking.own_link = Some(Link::greet(ctx, wire, &self.id, Role::Get));
         }
         if let Some(own) = &mut asking.own_link {
             failed |= own
