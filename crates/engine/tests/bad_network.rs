@@ -10,7 +10,9 @@ use common::{Proxy, handle, page, server, server_without_grace, wait_at_limit, w
 use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
+use ramster_core::wire::message::Role;
 use ramster_engine::{Engine, Options, PeerAddr, Stat};
+use ramster_peer::client::Link;
 
 const COUNT: u32 = 600;
 /// Longer than any machine under load needs to open a link.
@@ -138,6 +140,28 @@ fn a_holder_that_was_given_up_for_dead_keeps_nothing_of_before_when_it_is_used_a
         assert!(matches!(get(&engine, pool, index), Ok(()) | Err(Loss::HolderDied)), "page {index}");
     }
     wait_until("only what the engine knows of is there", || holder.stats().pages() == engine.snapshot().pages_remote);
+}
+
+/// As after a connect that was given up for its deadline and is welcomed late: to the holder the engine's own link is the older one now.
+#[test]
+fn flushes_by_a_link_that_another_has_replaced_are_said_again_and_nothing_stays() {
+    let holder = server(1, 64 << 20);
+    let proxy = Proxy::start(holder.address());
+    let engine = engine(&proxy, PATIENCE_MS);
+    let mut late = Vec::new();
+    for _ in 0..3 {
+        let pool = fill(&engine);
+        let owner = holder.stats().clients[0].owner;
+        let pages = holder.stats().pages();
+        assert!(pages > 500);
+        late.push(Link::connect(&holder.address(), &owner, Role::Bulk, PATIENCE_MS).expect("link"));
+        engine.flush_range(&handle(pool, 0), 7);
+        engine.flush_page(&handle(pool, 9));
+        engine.destroy_pool(pool);
+        wait_until("nothing of the pool is left", || holder.stats().pages() == 0);
+    }
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+    drop(late);
 }
 
 #[test]
