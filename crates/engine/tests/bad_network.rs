@@ -11,7 +11,7 @@ use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
 use ramster_core::wire::message::Role;
-use ramster_engine::{Engine, Options, PeerAddr, Stat};
+use ramster_engine::{Directives, Engine, Options, PeerAddr, Stat};
 use ramster_peer::client::Link;
 
 const COUNT: u32 = 600;
@@ -162,6 +162,40 @@ fn flushes_by_a_link_that_another_has_replaced_are_said_again_and_nothing_stays(
     }
     assert_eq!(engine.stats().get(Stat::PagesLost), 0);
     drop(late);
+}
+
+/// A get that found another's fetch of an older copy in flight has only the rest of its time left when that has ended.
+#[test]
+fn a_get_behind_the_fetch_of_an_older_copy_ends_by_its_own_deadline() {
+    const DEADLINE_MS: u64 = 6000;
+    let holders = [server(1, 64 << 20), server(2, 64 << 20)];
+    let proxies = [Proxy::start(holders[0].address()), Proxy::start(holders[1].address())];
+    let engine = engine(&proxies[0], DEADLINE_MS);
+    let pool = fill(&engine);
+    let peers = Some(vec![PeerAddr { node: 2, address: proxies[1].address.to_string() }]);
+    engine.set_directives(&Directives { peers, ..Directives::default() }).expect("peers");
+    proxies[0].stalled.store(true, Ordering::SeqCst);
+    let getter = || {
+        let engine = Arc::clone(&engine);
+        std::thread::spawn(move || {
+            let start = Instant::now();
+            (get(&engine, pool, 0), start.elapsed())
+        })
+    };
+    let first = getter();
+    wait_until("the older copy is in flight", || engine.stats().get(Stat::Gets) > 0);
+    std::thread::sleep(Duration::from_millis(100));
+    for index in 0..COUNT {
+        assert_eq!(engine.put(&handle(pool, index), &page(index, 1)), Put::Stored);
+    }
+    wait_until("the newer copy is at the other holder", || holders[1].stats().pages() > 500);
+    proxies[1].stalled.store(true, Ordering::SeqCst);
+    let (late, took) = getter().join().expect("getter");
+    assert_eq!(late, Err(Loss::Deadline));
+    // Opening a link may take a second more. Twice the deadline, less what the first getter had waited, was the defect.
+    assert!(took < Duration::from_millis(DEADLINE_MS + 2500), "{took:?}");
+    assert_eq!(first.join().expect("getter").0, Err(Loss::Deadline));
+    proxies.iter().for_each(|proxy| proxy.stalled.store(false, Ordering::SeqCst));
 }
 
 #[test]

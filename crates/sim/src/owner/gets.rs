@@ -77,7 +77,9 @@ impl Owner {
         }
         // Freeing is for the end where others may join: somebody may want it kept.
         let at_first = if flight.is_some() && keep == Keep::Free { Keep::KeepRemote } else { keep };
-        let fetch_ms = ctx.now_ms() + GET_DEADLINE_MS;
+        // What is left of its time: it may have waited for an older copy's flight to end.
+        let grace_ms = if self.settings.hard { GRACE_MS } else { 0 };
+        let fetch_ms = deadline_ms - grace_ms;
         assert!(self.fetches.queue(Fetch::new(getter, handle, at_first, copy, flight, fetch_ms)), "P7: too many fetches");
     }
 
