@@ -32,7 +32,7 @@ pub struct Faults {
     pairs: BTreeMap<(usize, usize), (u64, u32)>,
     pub someone_lies: bool,
     pub disks_rot: bool,
-    /// Answers may come too late for any of several failures, also of others.
+    /// The weather alone makes answers come too late.
     pub late_is_excused: bool,
 }
 

@@ -90,6 +90,10 @@ impl Link {
         self.session.state() == State::Open
     }
 
+    pub fn is_closed(&self) -> bool {
+        self.session.state() == State::Closed
+    }
+
     pub fn put(&mut self, ctx: &mut Ctx, request: u64, pool: PoolKind, pages: &[PutPage<'_>]) -> Result<(), LinkError> {
         self.request(ctx, request, Kind::Put, pages.len(), |out| encode::put(out, request, pool, pages))
     }

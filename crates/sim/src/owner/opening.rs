@@ -15,6 +15,7 @@ use crate::ctx::Ctx;
 /// As in engine/links.rs.
 pub const CONNECT_US: u64 = 1000 * MS;
 const SILENCE_MS: u64 = 90_000;
+const FAREWELL_US: u64 = 200 * MS;
 
 pub struct Opening {
     pub link: Link,
@@ -22,8 +23,12 @@ pub struct Opening {
     role: Role,
     ticket: u64,
     deadline_us: u64,
+    /// Of the holder, before it was asked.
+    deaths: u64,
     /// Nobody listens there.
     refused: bool,
+    /// It was welcomed in a stay that is given up, has said goodbye, and waits for the farewell.
+    parts: bool,
 }
 
 /// Why there is no link now.
@@ -47,9 +52,9 @@ impl Owner {
         self.last_ticket += 1;
         let (wire, refused) = ctx.connect(self.who, place_of(holder));
         let link = Link::greet(ctx, wire, &self.id, role);
-        let deadline_us = ctx.clock.now_us + CONNECT_US;
+        let (deadline_us, deaths) = (ctx.clock.now_us + CONNECT_US, self.table.deaths(holder));
         ctx.clock.at(deadline_us, Event::Opening(self.who));
-        self.openings.push(Opening { link, holder, role, ticket: self.last_ticket, deadline_us, refused });
+        self.openings.push(Opening { link, holder, role, ticket: self.last_ticket, deadline_us, deaths, refused, parts: false });
         NoLink::Opening
     }
 
@@ -62,7 +67,9 @@ impl Owner {
         let mut index = 0;
         while index < self.openings.len() {
             let opening = &mut self.openings[index];
-            let result = match opening.link.receive(ctx, &mut |_| {}) {
+            let received = opening.link.receive(ctx, &mut |_| {});
+            let result = match received {
+                _ if opening.parts && (received.is_err() || opening.link.is_closed()) => Err(None),
                 Ok(()) if opening.link.is_open() => Ok(()),
                 Ok(()) if opening.deadline_us <= ctx.clock.now_us => Err(None),
                 Ok(()) => {
@@ -72,8 +79,32 @@ impl Owner {
                 Err(error) => Err(Some(error)),
             };
             let opening = self.openings.swap_remove(index);
-            self.opened(ctx, opening, result);
+            if opening.parts {
+                ctx.close(opening.link.wire, Side::Client, false);
+                self.not_opened(ctx, opening.holder, opening.role, NoLink::NotNow);
+            } else if result.is_ok() && self.is_abandoned(&opening) {
+                self.part(ctx, opening);
+            } else {
+                self.opened(ctx, opening, result);
+            }
         }
+    }
+
+    fn is_abandoned(&self, opening: &Opening) -> bool {
+        let (_, incarnation, account) = opening.link.facts;
+        self.table.get(opening.holder).is_some_and(|known| known.abandoned == Some((incarnation, account)))
+    }
+
+    /// It lives after all, and holds pages that tmem has given up: they go with our stay there. The next link begins a new one.
+    fn part(&mut self, ctx: &mut Ctx, mut opening: Opening) {
+        ctx.tell(|| format!("owner {}: parts from holder {}", self.who.place, place_of(opening.holder)));
+        if opening.link.goodbye(ctx, u64::MAX).is_err() {
+            ctx.close(opening.link.wire, Side::Client, true);
+            return self.not_opened(ctx, opening.holder, opening.role, NoLink::NotNow);
+        }
+        (opening.parts, opening.deadline_us) = (true, ctx.clock.now_us + FAREWELL_US);
+        ctx.clock.at(opening.deadline_us, Event::Opening(self.who));
+        self.openings.push(opening);
     }
 
     /// `Err(None)`: not in time.
@@ -85,7 +116,7 @@ impl Owner {
                 Ok(()) => {
                     return match role {
                         Role::Bulk => {
-                            self.bulks.push(Bulk::new(holder, opening.link));
+                            self.bulks.push(Bulk::new(holder, opening.link, opening.deaths));
                             self.wake_remotifier(ctx);
                         }
                         Role::Get => {
@@ -97,28 +128,26 @@ impl Owner {
                 Err(no_link) => no_link,
             },
             Err(Some(LinkError::Refused(RefuseReason::TooManyLinks))) => NoLink::NotNow,
-            Err(None) if self.may_be_silent(ctx, holder) => {
+            Err(None | Some(LinkError::Closed)) if !opening.refused && self.may_be_silent(ctx, holder) => {
                 self.table.silent(holder, ctx.now_ms());
                 NoLink::NotNow
             }
             Err(error) => {
                 self.table.failed(holder, ctx.now_ms());
                 let why = if opening.refused { "refused".to_owned() } else { format!("{error:?}") };
-                self.forget(ctx, holder, &why, !opening.refused);
+                self.forget(ctx, holder, &why);
                 NoLink::Died
             }
         };
         ctx.close(wire, Side::Client, true);
-        self.not_opened(ctx, holder, role, verdict, opening.refused);
+        self.not_opened(ctx, holder, role, verdict);
     }
 
-    fn not_opened(&mut self, ctx: &mut Ctx, holder: HolderId, role: Role, verdict: NoLink, certain: bool) {
+    fn not_opened(&mut self, ctx: &mut Ctx, holder: HolderId, role: Role, verdict: NoLink) {
         match role {
             Role::Bulk => {
                 if verdict == NoLink::Died {
                     self.unreached.remove(&holder);
-                }
-                if verdict == NoLink::Died && certain {
                     self.orders.retain(|order| order.holder != holder);
                 }
                 self.table.update(holder, |known| known.full_until_ms = ctx.now_ms() + 2000);
@@ -160,14 +189,14 @@ impl Owner {
             }
         });
         if forgotten {
-            self.forget(ctx, holder, "it has forgotten this owner", false);
+            self.forget(ctx, holder, "it has forgotten this owner");
         }
         if outdated { Err(NoLink::NotNow) } else { Ok(()) }
     }
 
-    pub(super) fn forget(&mut self, ctx: &mut Ctx, holder: HolderId, why: &str, may_live: bool) {
+    pub(super) fn forget(&mut self, ctx: &mut Ctx, holder: HolderId, why: &str) {
         let before = self.tmem.counters().copies_lost;
-        let lost = if may_live { self.tmem.holder_given_up(holder) } else { self.tmem.holder_died(holder) };
+        let lost = self.tmem.holder_died(holder);
         let thinned = self.tmem.counters().copies_lost - before;
         let (who, place) = (self.who, place_of(holder));
         ctx.tell(|| {
@@ -184,7 +213,8 @@ impl Owner {
         let (_, incarnation, account) = link.facts;
         let ticket = self.last_ticket;
         self.table.update(holder, |known| known.account = Some(((incarnation, account), ticket)));
-        self.bulks.push(Bulk::new(holder, link));
+        let deaths = self.table.deaths(holder);
+        self.bulks.push(Bulk::new(holder, link, deaths));
         self.wake_remotifier(ctx);
     }
 }

@@ -237,6 +237,7 @@ impl Owner {
         self.rebuild.not_before_ms = ctx.now_ms() + (bytes as u64 / BYTES_PER_MS).max(1);
         // A flush for an earlier try MUST reach the holder before this one.
         self.flush_now(ctx);
+        self.renew_link(ctx, target);
         let taker = self.bulks.iter().position(|bulk| bulk.holder == target && bulk.has_room_for_batch());
         let Some(index) = taker.filter(|_| !pages.is_empty()) else { return };
         ctx.tell(|| format!("owner {}: sends further copies of {} pages to {target:?}", self.who.place, pages.len()));
