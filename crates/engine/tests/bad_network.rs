@@ -167,7 +167,7 @@ fn flushes_by_a_link_that_another_has_replaced_are_said_again_and_nothing_stays(
 /// A get that found another's fetch of an older copy in flight has only the rest of its time left when that has ended.
 #[test]
 fn a_get_behind_the_fetch_of_an_older_copy_ends_by_its_own_deadline() {
-    const DEADLINE_MS: u64 = 6000;
+    const DEADLINE_MS: u64 = 12_000;
     let holders = [server(1, 64 << 20), server(2, 64 << 20)];
     let proxies = [Proxy::start(holders[0].address()), Proxy::start(holders[1].address())];
     let engine = engine(&proxies[0], DEADLINE_MS);
@@ -192,10 +192,35 @@ fn a_get_behind_the_fetch_of_an_older_copy_ends_by_its_own_deadline() {
     proxies[1].stalled.store(true, Ordering::SeqCst);
     let (late, took) = getter().join().expect("getter");
     assert_eq!(late, Err(Loss::Deadline));
-    // Opening a link may take a second more. Twice the deadline, less what the first getter had waited, was the defect.
-    assert!(took < Duration::from_millis(DEADLINE_MS + 2500), "{took:?}");
+    // Opening a link may take a second more, and a machine under load some. Twice the deadline, less what the first getter had waited, was the defect.
+    assert!(took < Duration::from_millis(DEADLINE_MS / 2 * 3), "{took:?}");
     assert_eq!(first.join().expect("getter").0, Err(Loss::Deadline));
     proxies.iter().for_each(|proxy| proxy.stalled.store(false, Ordering::SeqCst));
+}
+
+/// A lane's link that was never cut belongs to the stay there that was given up, and knows nothing of pages that came in the next one.
+#[test]
+fn a_link_from_before_its_holder_was_given_up_for_dead_is_not_asked_for_pages_of_the_next_stay() {
+    let holder = server(1, 64 << 20);
+    let proxy = Proxy::start(holder.address());
+    let engine = engine(&proxy, PATIENCE_MS);
+    let pool = fill(&engine);
+    for index in 0..8 {
+        assert_eq!(get(&engine, pool, index), Ok(()), "page {index}");
+    }
+    assert!(proxy.links.lock().expect("links").len() >= 4, "the remotifier's link and a lane's");
+    proxy.close();
+    proxy.cut_one(0);
+    wait_until("its pages are given up", || engine.stats().get(Stat::PagesLost) > 500);
+    proxy.reopen();
+    let other = engine.new_pool(PoolKind::Persistent).expect("pool");
+    for index in 0..COUNT {
+        assert_eq!(engine.put(&handle(other, index), &page(index, 0)), Put::Stored);
+    }
+    wait_at_limit(&engine);
+    for index in 0..COUNT {
+        assert_eq!(get(&engine, other, index), Ok(()), "page {index}");
+    }
 }
 
 #[test]

@@ -18,8 +18,6 @@ pub const MAX_FLUSHES: usize = 64;
 pub struct Bulk {
     pub holder: HolderId,
     pub link: Link,
-    /// Of its holder, when the link was asked for.
-    pub deaths: u64,
     batches: VecDeque<SentBatch>,
     flushes: VecDeque<SentFlushes>,
     /// While there are any, no batch may be sent.
@@ -86,9 +84,9 @@ fn taken(sent: Result<(), LinkError>) -> Result<bool, Trouble> {
 }
 
 impl Bulk {
-    pub fn new(holder: HolderId, link: Link, deaths: u64) -> Self {
+    pub fn new(holder: HolderId, link: Link) -> Self {
         let (batches, flushes, unsent) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Bulk { holder, link, deaths, batches, flushes, unsent, asked: None, last_request: 0 }
+        Bulk { holder, link, batches, flushes, unsent, asked: None, last_request: 0 }
     }
 
     pub fn has_room_for_batch(&self) -> bool {

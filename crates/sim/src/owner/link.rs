@@ -56,6 +56,8 @@ pub struct Link {
     pub facts: (u64, u64, u64),
     pub free_bytes: u64,
     recall_bytes: u64,
+    /// Of its holder, before it was asked for the link.
+    pub deaths: u64,
 }
 
 impl Link {
@@ -71,6 +73,7 @@ impl Link {
             facts: (0, 0, 0),
             free_bytes: 0,
             recall_bytes: 0,
+            deaths: 0,
         };
         let hello = Hello {
             owner: *me,

@@ -23,8 +23,6 @@ pub struct Opening {
     role: Role,
     ticket: u64,
     deadline_us: u64,
-    /// Of the holder, before it was asked.
-    deaths: u64,
     /// Nobody listens there.
     refused: bool,
     /// It was welcomed in a stay that is given up, has said goodbye, and waits for the farewell.
@@ -51,10 +49,11 @@ impl Owner {
         }
         self.last_ticket += 1;
         let (wire, refused) = ctx.connect(self.who, place_of(holder));
-        let link = Link::greet(ctx, wire, &self.id, role);
-        let (deadline_us, deaths) = (ctx.clock.now_us + CONNECT_US, self.table.deaths(holder));
+        let mut link = Link::greet(ctx, wire, &self.id, role);
+        link.deaths = self.table.deaths(holder);
+        let deadline_us = ctx.clock.now_us + CONNECT_US;
         ctx.clock.at(deadline_us, Event::Opening(self.who));
-        self.openings.push(Opening { link, holder, role, ticket: self.last_ticket, deadline_us, deaths, refused, parts: false });
+        self.openings.push(Opening { link, holder, role, ticket: self.last_ticket, deadline_us, refused, parts: false });
         NoLink::Opening
     }
 
@@ -112,11 +111,11 @@ impl Owner {
         let (holder, role) = (opening.holder, opening.role);
         let wire = opening.link.wire;
         let verdict = match result {
-            Ok(()) => match self.compare_account(ctx, holder, opening.link.facts, opening.link.free_bytes, opening.ticket) {
+            Ok(()) => match self.compare_account(ctx, holder, &opening.link, opening.ticket) {
                 Ok(()) => {
                     return match role {
                         Role::Bulk => {
-                            self.bulks.push(Bulk::new(holder, opening.link, opening.deaths));
+                            self.bulks.push(Bulk::new(holder, opening.link));
                             self.wake_remotifier(ctx);
                         }
                         Role::Get => {
@@ -166,14 +165,8 @@ impl Owner {
     }
 
     /// The account names our stay at the holder: another one than before, and our pages there are gone.
-    pub(super) fn compare_account(
-        &mut self,
-        ctx: &mut Ctx,
-        holder: HolderId,
-        (node, incarnation, account): (u64, u64, u64),
-        free_bytes: u64,
-        ticket: u64,
-    ) -> Result<(), NoLink> {
+    pub(super) fn compare_account(&mut self, ctx: &mut Ctx, holder: HolderId, link: &Link, ticket: u64) -> Result<(), NoLink> {
+        let (node, incarnation, account) = link.facts;
         let account = (incarnation, account);
         let (mut forgotten, mut outdated) = (false, false);
         self.table.update(holder, |known| {
@@ -181,14 +174,16 @@ impl Owner {
                 Some((before, asked)) if before != account => (forgotten, outdated) = (ticket > asked, ticket < asked),
                 _ => {}
             }
+            // Given up for dead while this link was being opened.
+            outdated |= known.deaths != link.deaths;
             if !outdated {
                 known.account = Some((account, ticket));
-                known.free_bytes = Some(free_bytes);
+                known.free_bytes = Some(link.free_bytes);
                 (known.down_until_ms, known.failures, known.silent_since_ms) = (0, 0, None);
                 known.node = node;
             }
         });
-        if forgotten {
+        if forgotten && !outdated {
             self.forget(ctx, holder, "it has forgotten this owner");
         }
         if outdated { Err(NoLink::NotNow) } else { Ok(()) }
@@ -208,13 +203,13 @@ impl Owner {
     }
 
     /// A link that was opened for a forked child.
-    pub(super) fn adopt(&mut self, ctx: &mut Ctx, holder: HolderId, link: Link) {
+    pub(super) fn adopt(&mut self, ctx: &mut Ctx, holder: HolderId, mut link: Link) {
+        link.deaths = self.table.deaths(holder);
         self.last_ticket += 1;
         let (_, incarnation, account) = link.facts;
         let ticket = self.last_ticket;
         self.table.update(holder, |known| known.account = Some(((incarnation, account), ticket)));
-        let deaths = self.table.deaths(holder);
-        self.bulks.push(Bulk::new(holder, link, deaths));
+        self.bulks.push(Bulk::new(holder, link));
         self.wake_remotifier(ctx);
     }
 }

@@ -180,7 +180,7 @@ impl Owner {
     /// For a batch that tmem has begun. A link from before its holder was given up for dead would bring pages to a stay there that is about to end.
     pub(super) fn renew_link(&mut self, ctx: &mut Ctx, holder: HolderId) {
         let deaths = self.table.deaths(holder);
-        if let Some(index) = self.bulks.iter().position(|bulk| bulk.holder == holder && bulk.deaths != deaths) {
+        if let Some(index) = self.bulks.iter().position(|bulk| bulk.holder == holder && bulk.link.deaths != deaths) {
             let bulk = self.bulks.swap_remove(index);
             self.mend(ctx, bulk, Trouble::Gone);
         }
