@@ -43,7 +43,10 @@ impl Engine {
             let waiter = Arc::new(Waiter { outcome: Lock::new(None), bell: Bell::new() });
             let join = self.flights.lock().join(handle, copy, keep, Arc::clone(&waiter), deadline_ms);
             let outcome = match join {
-                Join::First => Some(self.fetch(&mut lane, handle, copy, keep, page)),
+                Join::First => {
+                    let wait_ms = (deadline_ms - GRACE_MS).saturating_sub(now_ms());
+                    Some(self.fetch(&mut lane, handle, copy, keep, wait_ms, page))
+                }
                 Join::Joined => {
                     self.stats().add(Stat::GetsJoined, 1);
                     waiter.wait(deadline_ms, page)
@@ -68,10 +71,18 @@ impl Engine {
     }
 
     /// For all who joined: fetches, says so to tmem with the most that any of them wants kept, and tells them.
-    fn fetch(&self, lane: &mut LaneCore, handle: &Handle, copy: Copy, keep: Keep, page: &mut Page) -> Result<Get, Lost> {
+    fn fetch(
+        &self,
+        lane: &mut LaneCore,
+        handle: &Handle,
+        copy: Copy,
+        keep: Keep,
+        wait_ms: u64,
+        page: &mut Page,
+    ) -> Result<Get, Lost> {
         // Freeing is for the end: somebody who wants it kept may join meanwhile.
         let at_first = if keep == Keep::Free { Keep::KeepRemote } else { keep };
-        let outcome = lane.fetch(self, handle, copy, at_first, page);
+        let outcome = lane.fetch(self, handle, copy, at_first, wait_ms, page);
         let flight = self.flights.lock().landed(handle, copy.version);
         let (most, waiters) = flight.map_or((keep, Vec::new()), |flight| (flight.keep, flight.waiters));
         if most == Keep::Free && outcome == Ok(Get::Hit) {
@@ -122,10 +133,18 @@ impl Waiter {
 }
 
 impl LaneCore {
-    /// Fetches one page and waits for it, at most the engine's get deadline.
-    fn fetch(&mut self, engine: &Engine, handle: &Handle, copy: Copy, keep: Keep, page: &mut Page) -> Result<Get, Lost> {
+    /// Fetches one page and waits for it: what is left of its getter's time, who may have waited for an older copy's flight to end.
+    fn fetch(
+        &mut self,
+        engine: &Engine,
+        handle: &Handle,
+        copy: Copy,
+        keep: Keep,
+        wait_ms: u64,
+        page: &mut Page,
+    ) -> Result<Get, Lost> {
         let lost = |why| Lost { handle: *handle, holder: Some(copy.holder), why };
-        let Some(wanted) = self.queue(engine, handle, copy, keep) else { return Err(lost(Loss::Deadline)) };
+        let Some(wanted) = self.queue(engine, handle, copy, keep, wait_ms) else { return Err(lost(Loss::Deadline)) };
         self.fetches.send(engine);
         let mut outcome = None;
         loop {

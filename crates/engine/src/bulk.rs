@@ -219,7 +219,8 @@ impl Bulk {
             Event::Done { request, status, .. } => {
                 gone |= status == DoneStatus::Gone;
                 batches.retain(|batch| batch.request != request);
-                // Not done: the next link tells them again.
+                // Gone: the holder has heard of a newer link, one perhaps that was given up here before it was welcomed, and has changed nothing. The
+                // next link says it again.
                 flushes.retain(|sent| sent.request != request || status == DoneStatus::Gone);
                 asked.iter_mut().filter(|asked| asked.request == request).for_each(|asked| asked.done = true);
             }

@@ -190,10 +190,11 @@ impl LaneCore {
         }
     }
 
-    pub(crate) fn queue(&mut self, engine: &Engine, handle: &Handle, copy: Copy, keep: Keep) -> Option<u64> {
+    /// `wait_ms`: at most the engine's get deadline.
+    pub(crate) fn queue(&mut self, engine: &Engine, handle: &Handle, copy: Copy, keep: Keep, wait_ms: u64) -> Option<u64> {
         let begun_ns = now_ns();
         let now_ms = begun_ns / 1_000_000;
-        let fetch = Fetch::new(*handle, keep, copy, (begun_ns, now_ms + engine.get_deadline_ms()));
+        let fetch = Fetch::new(*handle, keep, copy, (begun_ns, now_ms + wait_ms));
         let Self { fetches, unpacker, .. } = self;
         fetches.queue(engine, fetch, |fetch, waiting| unpacker.fetch(engine, fetch, now_ms, waiting))
     }
@@ -225,7 +226,7 @@ impl LaneCore {
             Outcome::Hit => LaneGet::Hit,
             Outcome::Miss => LaneGet::Miss,
             Outcome::Lost(lost) => LaneGet::Lost(lost),
-            Outcome::Away(copy) => match self.queue(engine, handle, copy, keep) {
+            Outcome::Away(copy) => match self.queue(engine, handle, copy, keep, engine.get_deadline_ms()) {
                 Some(token) => LaneGet::Pending(token),
                 None => LaneGet::Lost(Lost { handle: *handle, holder: Some(copy.holder), why: Loss::Deadline }),
             },

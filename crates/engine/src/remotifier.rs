@@ -243,7 +243,7 @@ impl Remotifier {
 
     /// To the spill file at once, to links in order. What has no link for the moment stays in `orders`, in order.
     fn hand_out_orders(&mut self, engine: &Engine) {
-        let mut waiting = Vec::new();
+        let (mut waiting, mut dead) = (Vec::new(), Vec::new());
         for order in std::mem::take(&mut self.orders) {
             if order.holder == SPILL {
                 if let Some(spill) = engine.spill() {
@@ -251,10 +251,11 @@ impl Remotifier {
                 }
             } else if waiting.iter().any(|other: &FlushOrder| other.holder == order.holder) {
                 waiting.push(order);
-            } else {
+            } else if !dead.contains(&order.holder) {
                 match self.bulk(engine, order.holder) {
                     Ok(index) => self.bulks[index].flush(order.what),
-                    Err(NoLink::Died) => {}
+                    // All of them: one for each try to reach it again would last for hours.
+                    Err(NoLink::Died) => dead.push(order.holder),
                     Err(NoLink::NotNow) => waiting.push(order),
                 }
             }

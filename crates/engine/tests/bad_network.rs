@@ -10,7 +10,9 @@ use common::{Proxy, handle, page, server, server_without_grace, wait_at_limit, w
 use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
-use ramster_engine::{Engine, Options, PeerAddr, Stat};
+use ramster_core::wire::message::Role;
+use ramster_engine::{Directives, Engine, Options, PeerAddr, Stat};
+use ramster_peer::client::Link;
 
 const COUNT: u32 = 600;
 /// Longer than any machine under load needs to open a link.
@@ -138,6 +140,62 @@ fn a_holder_that_was_given_up_for_dead_keeps_nothing_of_before_when_it_is_used_a
         assert!(matches!(get(&engine, pool, index), Ok(()) | Err(Loss::HolderDied)), "page {index}");
     }
     wait_until("only what the engine knows of is there", || holder.stats().pages() == engine.snapshot().pages_remote);
+}
+
+/// As after a connect that was given up for its deadline and is welcomed late: to the holder the engine's own link is the older one now.
+#[test]
+fn flushes_by_a_link_that_another_has_replaced_are_said_again_and_nothing_stays() {
+    let holder = server(1, 64 << 20);
+    let proxy = Proxy::start(holder.address());
+    let engine = engine(&proxy, PATIENCE_MS);
+    let mut late = Vec::new();
+    for _ in 0..3 {
+        let pool = fill(&engine);
+        let owner = holder.stats().clients[0].owner;
+        let pages = holder.stats().pages();
+        assert!(pages > 500);
+        late.push(Link::connect(&holder.address(), &owner, Role::Bulk, PATIENCE_MS).expect("link"));
+        engine.flush_range(&handle(pool, 0), 7);
+        engine.flush_page(&handle(pool, 9));
+        engine.destroy_pool(pool);
+        wait_until("nothing of the pool is left", || holder.stats().pages() == 0);
+    }
+    assert_eq!(engine.stats().get(Stat::PagesLost), 0);
+    drop(late);
+}
+
+/// A get that found another's fetch of an older copy in flight has only the rest of its time left when that has ended.
+#[test]
+fn a_get_behind_the_fetch_of_an_older_copy_ends_by_its_own_deadline() {
+    const DEADLINE_MS: u64 = 12_000;
+    let holders = [server(1, 64 << 20), server(2, 64 << 20)];
+    let proxies = [Proxy::start(holders[0].address()), Proxy::start(holders[1].address())];
+    let engine = engine(&proxies[0], DEADLINE_MS);
+    let pool = fill(&engine);
+    let peers = Some(vec![PeerAddr { node: 2, address: proxies[1].address.to_string() }]);
+    engine.set_directives(&Directives { peers, ..Directives::default() }).expect("peers");
+    proxies[0].stalled.store(true, Ordering::SeqCst);
+    let getter = || {
+        let engine = Arc::clone(&engine);
+        std::thread::spawn(move || {
+            let start = Instant::now();
+            (get(&engine, pool, 0), start.elapsed())
+        })
+    };
+    let first = getter();
+    wait_until("the older copy is in flight", || engine.stats().get(Stat::Gets) > 0);
+    std::thread::sleep(Duration::from_millis(100));
+    for index in 0..COUNT {
+        assert_eq!(engine.put(&handle(pool, index), &page(index, 1)), Put::Stored);
+    }
+    wait_until("the newer copy is at the other holder", || holders[1].stats().pages() > 500);
+    proxies[1].stalled.store(true, Ordering::SeqCst);
+    let (late, took) = getter().join().expect("getter");
+    assert_eq!(late, Err(Loss::Deadline));
+    // Opening a link may take a second more, and a machine under load some. Twice the deadline, less what the first getter had waited, was the defect.
+    assert!(took < Duration::from_millis(DEADLINE_MS / 2 * 3), "{took:?}");
+    assert_eq!(first.join().expect("getter").0, Err(Loss::Deadline));
+    proxies.iter().for_each(|proxy| proxy.stalled.store(false, Ordering::SeqCst));
 }
 
 /// A lane's link that was never cut belongs to the stay there that was given up, and knows nothing of pages that came in the next one.

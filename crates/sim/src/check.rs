@@ -9,7 +9,6 @@ use ramster_core::handle::{Handle, HolderId, ObjectId, OwnerId, PoolId, PoolKind
 use crate::ctx::{Gone, name};
 use crate::owner::table::{SPILL, holder_at, place_of};
 use crate::owner::{Durability, Owner};
-use crate::settings::Kind;
 use crate::world::World;
 
 impl World {
@@ -129,28 +128,23 @@ impl World {
     /// At rest: each holder has what its owners know of, and nothing else. Of a forked child it may have more: what its parent had flushed, and the holder had
     /// not yet heard, when it shared.
     pub fn check_leaks(&mut self) {
-        let owners: BTreeMap<OwnerId, (usize, bool)> = self
-            .owners
-            .iter()
-            .flatten()
-            .map(|owner| (owner.id, (owner.who.place, self.children[owner.who.place] || owner.has_forked)))
-            .collect();
+        let owners: BTreeMap<OwnerId, (usize, bool)> =
+            self.owners.iter().flatten().map(|owner| (owner.id, (owner.who.place, self.children[owner.who.place]))).collect();
         for place in 0..self.holders.len() {
             let clients = self.holders[place].as_ref().map(|holder| holder.foreign.clients()).unwrap_or_default();
             for client in clients {
                 let who = name(&client.owner);
-                let Some((owner, related)) = owners.get(&client.owner) else {
+                let Some((owner, is_child)) = owners.get(&client.owner) else {
                     panic!("P10: holder {place} keeps {} pages of {who}, which has gone", client.pages);
                 };
                 let mut known = Vec::new();
                 let Some(there) = &self.owners[*owner] else { continue };
                 there.tmem.remote_pages(holder_at(place), &mut 0, usize::MAX, &mut known);
                 let count = known.len() as u64;
-                let exact = self.settings.kind != Kind::Anything && !*related;
                 // Ephemeral pages may have been dropped there.
                 let stays = |(handle, _): &&(Handle, Version)| there.model.kind_of(handle) == PoolKind::Persistent;
                 let least = known.iter().filter(stays).count() as u64;
-                if (least..=count).contains(&client.pages) || (!exact && count < client.pages) {
+                if (least..=count).contains(&client.pages) || (*is_child && count < client.pages) {
                     continue;
                 }
                 let unknown = self.pages_unknown(place, *owner, &known);

@@ -32,7 +32,7 @@ pub struct Faults {
     pairs: BTreeMap<(usize, usize), (u64, u32)>,
     pub someone_lies: bool,
     pub disks_rot: bool,
-    /// Answers may come too late for any of several failures, also of others.
+    /// The weather alone makes answers come too late.
     pub late_is_excused: bool,
 }
 
@@ -44,8 +44,10 @@ impl Faults {
 
     /// A forked child's pages have their parent's past; what lasts now is counted as lasting for it.
     pub fn inherit(&mut self, parent: usize, child: usize, holder: usize) {
-        if let Some(past) = self.pairs.get(&(parent, holder)).copied() {
-            self.pairs.insert((child, holder), past);
+        if let Some((last_us, lasting)) = self.pairs.get(&(parent, holder)).copied() {
+            // The child may have one of its own already: a holder that did not share in time.
+            let known = self.pairs.entry((child, holder)).or_default();
+            *known = (known.0.max(last_us), lasting);
         }
     }
 

@@ -289,7 +289,8 @@ impl Holder {
         for client in &clients {
             let open = links.get(&client.owner).copied().unwrap_or(0);
             let (node, who) = (self.node, name(&client.owner));
-            let waits = client.links == 0 && client.pages > 0 && self.foreign.next_expiry_ms().is_some();
+            // Its last page may have been dropped, being ephemeral, since its links went: the account ends all the same when its time is over.
+            let waits = client.links == 0 && self.foreign.next_expiry_ms().is_some();
             assert!(open > 0 || waits, "P10: holder {node} keeps {} pages of {who}, which has no link there", client.pages);
             assert!(client.links <= open, "P10: holder {node} counts {} links of {who}, there are {open}", client.links);
         }

@@ -125,26 +125,10 @@ impl<M: SlabMemory> Tmem<M> {
     /// Pages of which it had the only copy, or a shard without which the others are too few, are lost or, ephemeral ones, have vanished; what was on its way there is local again. Walks all pages.
     /// Returns how many persistent pages were lost: not those that a getter has too.
     pub fn holder_died(&mut self, holder: HolderId) -> u64 {
-        let lost = self.do_without(holder, false);
-        self.flushes.forget(holder);
-        lost
-    }
-
-    /// The same of one that may live: nobody waits for it any longer, but what it has it MUST flush, should it come back with all it had.
-    pub fn holder_given_up(&mut self, holder: HolderId) -> u64 {
-        self.do_without(holder, true)
-    }
-
-    fn do_without(&mut self, holder: HolderId, may_live: bool) -> u64 {
         let before = self.counters.pages_lost;
         let having = self.sites.having(holder);
         for at in self.all(|entry| sites::is_marked(&having, entry.site)) {
-            let (state, version) = (self.objects.entry(at).state(), self.objects.entry(at).version);
-            if may_live && state == State::Remote {
-                let handle = self.objects.handle(at);
-                self.flushes.copy(holder, handle, version);
-            }
-            match (state, self.objects.chunks[at.chunk as usize].kind) {
+            match (self.objects.entry(at).state(), self.objects.chunks[at.chunk as usize].kind) {
                 (State::InTransit, _) => self.take_back(at, holder),
                 (State::Remote, _) if self.lose_copy(at, holder).is_some() => {}
                 (State::Remote, PoolKind::Persistent) => self.lose(at, holder, Loss::HolderDied),
@@ -152,6 +136,7 @@ impl<M: SlabMemory> Tmem<M> {
                 _ => {}
             }
         }
+        self.flushes.forget(holder);
         self.counters.pages_lost - before
     }
 
@@ -212,6 +197,10 @@ impl<M: SlabMemory> Tmem<M> {
             // Whoever asked for it has it no more.
             self.objects.entry_mut(at).set_home(false);
             self.lose(at, holder, why);
+            // Of a coded page all shards go with it.
+            if why != Loss::HolderForgot && site.code().is_none() {
+                self.flushes.copy(holder, *handle, version);
+            }
         }
         Unfetched::Lost(lost)
     }

@@ -6,7 +6,7 @@ use ramster_core::backend::{Keep, Loss, Put, Refusal};
 use ramster_core::compress::{Codec, Kind, Packed, Packer};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::{Digest, PAGE_BYTES};
-use ramster_core::tmem::{Acknowledged, Answer, Batch, Fetched, Flush, Site, Unfetched};
+use ramster_core::tmem::{Acknowledged, Answer, Batch, Fetched, Flush, FlushOrder, Site, Unfetched};
 
 #[test]
 fn put_put_get_never_returns_the_older_page() {
@@ -220,6 +220,11 @@ fn a_copy_that_a_holder_forgot_or_damaged_is_a_loss_and_stays_one() {
         assert_eq!((lost.holder, lost.why), (Some(NODE), why));
         assert_eq!(bare.get(5, Keep::Keep), Answer::Lost(lost));
         assert_eq!(bare.tmem.unfetched(&handle, version, NODE, why), Unfetched::Stale);
+        // What it has is of no use to anybody, and does not stay there.
+        let mut orders = Vec::new();
+        bare.tmem.take_flushes(usize::MAX, &mut orders);
+        let order = FlushOrder { holder: NODE, what: Flush::Copy { handle, version } };
+        assert_eq!(orders, if why == Loss::HolderForgot { vec![] } else { vec![order] });
         bare.tmem.flush_page(&handle);
         assert_eq!(bare.get(5, Keep::Keep), Answer::Miss);
     }

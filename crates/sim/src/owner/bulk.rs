@@ -181,7 +181,8 @@ impl Bulk {
             Said::Done { request, status } => {
                 gone |= status == DoneStatus::Gone;
                 batches.retain(|batch| batch.request != request);
-                flushes.retain(|sent| sent.request != request);
+                // Gone, and it has changed nothing: the next link says it again.
+                flushes.retain(|sent| sent.request != request || status == DoneStatus::Gone);
                 asked.iter_mut().filter(|asked| asked.request == request).for_each(|asked| asked.done = true);
             }
             Said::Page { request, index, found } => {

@@ -164,6 +164,7 @@ impl Owner {
 
     /// Sends what is queued, one message for each holder. True: some failed at once.
     pub(super) fn send_fetches(&mut self, ctx: &mut Ctx) -> bool {
+        self.drop_outdated(ctx);
         let now_ms = ctx.now_ms();
         while let Some(holder) = self.fetches.waiting.iter().find(|fetch| fetch.is_due(now_ms)).map(|fetch| fetch.copy.holder) {
             match self.fetches.links.iter().position(|(other, _)| *other == holder) {
@@ -207,6 +208,7 @@ impl Owner {
 
     /// Takes what has come. Every fetch that has ended is landed, once.
     pub(super) fn receive_fetched(&mut self, ctx: &mut Ctx) {
+        self.drop_outdated(ctx);
         let now_ms = ctx.now_ms();
         let mut came: Vec<(Fetch, Result<Sealed, Loss>)> = Vec::new();
         let mut broken = Vec::new();
@@ -248,6 +250,14 @@ impl Owner {
                 }
             }
         }
+    }
+
+    /// A holder that was given up for dead may live: what it holds of a later stay a link from before does not see.
+    fn drop_outdated(&mut self, ctx: &mut Ctx) {
+        let table = &self.table;
+        let is_outdated = |(holder, link): &(HolderId, Link)| (link.deaths != table.deaths(*holder)).then_some(*holder);
+        let outdated: Vec<HolderId> = self.fetches.links.iter().filter_map(is_outdated).collect();
+        outdated.into_iter().for_each(|holder| self.drop_lane_link(ctx, holder));
     }
 
     /// The link is dead; its holder may not be. What it was asked is asked again over a new one.

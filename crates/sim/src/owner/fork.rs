@@ -1,19 +1,12 @@
 //! The fork of an owner: everything held still while each holder shares the parent's pages with the child, then two owners. Mirrors engine/fork.rs.
 
-use ramster_core::compress::Packer;
-use std::collections::BTreeSet;
-
 use ramster_core::handle::{HolderId, OwnerId};
-use ramster_core::localify::Localify;
-use ramster_core::tmem::{Batch, Copied};
 use ramster_core::wire::frame::Side;
 use ramster_core::wire::message::{DoneStatus, Role};
 
-use super::Owner;
-use super::fetches::Fetches;
 use super::link::{Link, Said};
-use super::rebuild::Rebuild;
 use super::table::{holder_at, place_of};
+use super::{Owner, Pages};
 use crate::clock::{Event, MS, Who};
 use crate::ctx::{Ctx, name};
 use crate::net::WireId;
@@ -142,54 +135,16 @@ impl Owner {
         let mut seals = self.seals.clone();
         seals.go_on_as(id);
         let mut table = self.table.clone();
-        table.0.iter_mut().for_each(|known| known.account = None);
+        table.forget_accounts();
         let mut spill = self.spill.clone();
         spill.iter_mut().for_each(|spill| spill.part_with_fork());
-        self.has_forked = true;
-        let mut child = Owner {
-            has_forked: true,
-            who: child_who,
-            id,
-            settings: self.settings,
-            tmem: self.tmem.clone(),
-            table,
-            spill,
-            model: self.model.clone(),
-            packer: Packer::new(self.seed),
-            seals,
-            copied: Copied::default(),
-            seed: self.seed,
-            openings: Vec::new(),
-            last_ticket: 0,
-            bulks: Vec::new(),
-            batch: Batch::default(),
-            packed: None,
-            orders: Vec::new(),
-            unreached: BTreeSet::new(),
-            reach_at_ms: 0,
-            rebuild: Rebuild::default(),
-            thinned: false,
-            disk_full_until_ms: 0,
-            stuck_until_ms: 0,
-            sending: false,
-            flush_at_ms: None,
-            remotify_at_us: None,
-            remotify: self.remotify,
-            fetches: Fetches::default(),
-            lane_at_us: None,
-            flights: Localify::default(),
-            gets: Default::default(),
-            last_get: 0,
-            puts: Default::default(),
-            last_put: 0,
-            fork: None,
-            suspended: false,
-            waiting: Vec::new(),
-            next_content: (seed as u32) | 1 << 31,
-        };
+        let (tmem, model) = (self.tmem.clone(), self.model.clone());
+        let pages = Pages { tmem, table, spill, model, seals, seed: self.seed };
+        let mut child = Owner::with(pages, (child_who, id), self.settings, (seed as u32) | 1 << 31);
+        child.remotify = self.remotify;
         for holder in &unshared {
             ctx.faults.note(child_who.place, place_of(*holder), ctx.clock.now_us);
-            child.forget(ctx, *holder, "it did not share", false);
+            child.forget(ctx, *holder, "it did not share");
         }
         for (holder, link) in shared {
             ctx.net.pass_on(link.wire, child_who);

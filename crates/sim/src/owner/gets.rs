@@ -77,7 +77,9 @@ impl Owner {
         }
         // Freeing is for the end where others may join: somebody may want it kept.
         let at_first = if flight.is_some() && keep == Keep::Free { Keep::KeepRemote } else { keep };
-        let fetch_ms = ctx.now_ms() + GET_DEADLINE_MS;
+        // What is left of its time: it may have waited for an older copy's flight to end.
+        let grace_ms = if self.settings.hard { GRACE_MS } else { 0 };
+        let fetch_ms = deadline_ms - grace_ms;
         assert!(self.fetches.queue(Fetch::new(getter, handle, at_first, copy, flight, fetch_ms)), "P7: too many fetches");
     }
 
@@ -320,7 +322,8 @@ impl Owner {
     pub(super) fn check_gets(&self, ctx: &Ctx) {
         let now_ms = ctx.now_ms();
         for getting in self.gets.values().filter(|_| !self.suspended && self.waiting.is_empty()) {
-            let over_ms = now_ms.saturating_sub(getting.deadline_ms);
+            // While the whole process stands still nothing of it ends: the same bound holds from when it goes on.
+            let over_ms = now_ms.saturating_sub(getting.deadline_ms.max(self.went_on_ms));
             assert!(over_ms <= HUNG_MS, "P5: a get of {:?} waits since {} ms", getting.handle, getting.start_us / MS);
         }
     }

@@ -56,6 +56,8 @@ pub struct Link {
     pub facts: (u64, u64, u64),
     pub free_bytes: u64,
     recall_bytes: u64,
+    /// Of its holder, before it was asked for the link.
+    pub deaths: u64,
 }
 
 impl Link {
@@ -71,6 +73,7 @@ impl Link {
             facts: (0, 0, 0),
             free_bytes: 0,
             recall_bytes: 0,
+            deaths: 0,
         };
         let hello = Hello {
             owner: *me,
@@ -88,6 +91,10 @@ impl Link {
 
     pub fn is_open(&self) -> bool {
         self.session.state() == State::Open
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.session.state() == State::Closed
     }
 
     pub fn put(&mut self, ctx: &mut Ctx, request: u64, pool: PoolKind, pages: &[PutPage<'_>]) -> Result<(), LinkError> {

@@ -114,30 +114,53 @@ pub struct Owner {
     puts: BTreeMap<u64, Putting>,
     last_put: u64,
     fork: Option<Fork>,
-    pub has_forked: bool,
     /// Stopped, by a signal or a fork: what happens meanwhile waits here.
     pub suspended: bool,
+    /// Since then it has not been stopped.
+    went_on_ms: u64,
     waiting: Vec<Event>,
     next_content: u32,
+}
+
+/// What an owner begins with: nothing, or what its parent had.
+struct Pages {
+    tmem: Tmem<HeapSlabs>,
+    table: Table,
+    spill: Option<Spill>,
+    model: Model,
+    seals: Seals,
+    seed: u64,
 }
 
 impl Owner {
     pub fn new(ctx: &mut Ctx, who: Who, id: OwnerId, settings: OwnerSettings, nodes: &[u64]) -> Owner {
         let capacity_bytes = if settings.hard { settings.limit_bytes } else { u64::MAX >> 1 };
         let seed = ctx.random.word();
-        let disk = settings.disk_bytes.map(SimDisk::new);
-        let model = Model { never_lost: settings.never_lost, ..Model::default() };
+        let pages = Pages {
+            tmem: Tmem::new(HeapSlabs::new(SLABS), seed, capacity_bytes),
+            table: Table(nodes.iter().map(|node| Known::new(*node)).collect()),
+            spill: settings.disk_bytes.map(SimDisk::new).map(Spill::new),
+            model: Model { never_lost: settings.never_lost, ..Model::default() },
+            seals: Seals::new(id, ctx.random.bytes()),
+            seed,
+        };
+        Owner::with(pages, (who, id), settings, 1 + (who.life << 20))
+    }
+
+    /// Without links, and with nothing under way.
+    fn with(pages: Pages, (who, id): (Who, OwnerId), settings: OwnerSettings, next_content: u32) -> Owner {
+        let Pages { tmem, table, spill, model, seals, seed } = pages;
         Owner {
             who,
             id,
             settings,
-            tmem: Tmem::new(HeapSlabs::new(SLABS), seed, capacity_bytes),
-            table: Table(nodes.iter().map(|node| Known::new(*node)).collect()),
-            spill: disk.map(Spill::new),
+            tmem,
+            table,
+            spill,
             model,
             seed,
             packer: Packer::new(seed),
-            seals: Seals::new(id, ctx.random.bytes()),
+            seals,
             copied: Copied::default(),
             openings: Vec::new(),
             last_ticket: 0,
@@ -163,10 +186,10 @@ impl Owner {
             puts: BTreeMap::new(),
             last_put: 0,
             fork: None,
-            has_forked: false,
             suspended: false,
+            went_on_ms: 0,
             waiting: Vec::new(),
-            next_content: 1 + (who.life << 20),
+            next_content,
         }
     }
 
@@ -181,6 +204,7 @@ impl Owner {
 
     /// Goes on: whatever has waited happens now, and everything is looked at.
     pub fn go_on(&mut self, ctx: &mut Ctx) {
+        self.went_on_ms = ctx.now_ms();
         for event in std::mem::take(&mut self.waiting) {
             let delay_us = ctx.random.below(MS);
             ctx.clock.after(delay_us, event);

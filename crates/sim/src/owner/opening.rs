@@ -15,6 +15,7 @@ use crate::ctx::Ctx;
 /// As in engine/links.rs.
 pub const CONNECT_US: u64 = 1000 * MS;
 const SILENCE_MS: u64 = 90_000;
+const FAREWELL_US: u64 = 200 * MS;
 
 pub struct Opening {
     pub link: Link,
@@ -24,6 +25,8 @@ pub struct Opening {
     deadline_us: u64,
     /// Nobody listens there.
     refused: bool,
+    /// It was welcomed in a stay that is given up, has said goodbye, and waits for the farewell.
+    parts: bool,
 }
 
 /// Why there is no link now.
@@ -46,10 +49,11 @@ impl Owner {
         }
         self.last_ticket += 1;
         let (wire, refused) = ctx.connect(self.who, place_of(holder));
-        let link = Link::greet(ctx, wire, &self.id, role);
+        let mut link = Link::greet(ctx, wire, &self.id, role);
+        link.deaths = self.table.deaths(holder);
         let deadline_us = ctx.clock.now_us + CONNECT_US;
         ctx.clock.at(deadline_us, Event::Opening(self.who));
-        self.openings.push(Opening { link, holder, role, ticket: self.last_ticket, deadline_us, refused });
+        self.openings.push(Opening { link, holder, role, ticket: self.last_ticket, deadline_us, refused, parts: false });
         NoLink::Opening
     }
 
@@ -62,7 +66,9 @@ impl Owner {
         let mut index = 0;
         while index < self.openings.len() {
             let opening = &mut self.openings[index];
-            let result = match opening.link.receive(ctx, &mut |_| {}) {
+            let received = opening.link.receive(ctx, &mut |_| {});
+            let result = match received {
+                _ if opening.parts && (received.is_err() || opening.link.is_closed()) => Err(None),
                 Ok(()) if opening.link.is_open() => Ok(()),
                 Ok(()) if opening.deadline_us <= ctx.clock.now_us => Err(None),
                 Ok(()) => {
@@ -72,8 +78,32 @@ impl Owner {
                 Err(error) => Err(Some(error)),
             };
             let opening = self.openings.swap_remove(index);
-            self.opened(ctx, opening, result);
+            if opening.parts {
+                ctx.close(opening.link.wire, Side::Client, false);
+                self.not_opened(ctx, opening.holder, opening.role, NoLink::NotNow);
+            } else if result.is_ok() && self.is_abandoned(&opening) {
+                self.part(ctx, opening);
+            } else {
+                self.opened(ctx, opening, result);
+            }
         }
+    }
+
+    fn is_abandoned(&self, opening: &Opening) -> bool {
+        let (_, incarnation, account) = opening.link.facts;
+        self.table.get(opening.holder).is_some_and(|known| known.abandoned == Some((incarnation, account)))
+    }
+
+    /// It lives after all, and holds pages that tmem has given up: they go with our stay there. The next link begins a new one.
+    fn part(&mut self, ctx: &mut Ctx, mut opening: Opening) {
+        ctx.tell(|| format!("owner {}: parts from holder {}", self.who.place, place_of(opening.holder)));
+        if opening.link.goodbye(ctx, u64::MAX).is_err() {
+            ctx.close(opening.link.wire, Side::Client, true);
+            return self.not_opened(ctx, opening.holder, opening.role, NoLink::NotNow);
+        }
+        (opening.parts, opening.deadline_us) = (true, ctx.clock.now_us + FAREWELL_US);
+        ctx.clock.at(opening.deadline_us, Event::Opening(self.who));
+        self.openings.push(opening);
     }
 
     /// `Err(None)`: not in time.
@@ -81,7 +111,7 @@ impl Owner {
         let (holder, role) = (opening.holder, opening.role);
         let wire = opening.link.wire;
         let verdict = match result {
-            Ok(()) => match self.compare_account(ctx, holder, opening.link.facts, opening.link.free_bytes, opening.ticket) {
+            Ok(()) => match self.compare_account(ctx, holder, &opening.link, opening.ticket) {
                 Ok(()) => {
                     return match role {
                         Role::Bulk => {
@@ -97,28 +127,26 @@ impl Owner {
                 Err(no_link) => no_link,
             },
             Err(Some(LinkError::Refused(RefuseReason::TooManyLinks))) => NoLink::NotNow,
-            Err(None) if self.may_be_silent(ctx, holder) => {
+            Err(None | Some(LinkError::Closed)) if !opening.refused && self.may_be_silent(ctx, holder) => {
                 self.table.silent(holder, ctx.now_ms());
                 NoLink::NotNow
             }
             Err(error) => {
                 self.table.failed(holder, ctx.now_ms());
                 let why = if opening.refused { "refused".to_owned() } else { format!("{error:?}") };
-                self.forget(ctx, holder, &why, !opening.refused);
+                self.forget(ctx, holder, &why);
                 NoLink::Died
             }
         };
         ctx.close(wire, Side::Client, true);
-        self.not_opened(ctx, holder, role, verdict, opening.refused);
+        self.not_opened(ctx, holder, role, verdict);
     }
 
-    fn not_opened(&mut self, ctx: &mut Ctx, holder: HolderId, role: Role, verdict: NoLink, certain: bool) {
+    fn not_opened(&mut self, ctx: &mut Ctx, holder: HolderId, role: Role, verdict: NoLink) {
         match role {
             Role::Bulk => {
                 if verdict == NoLink::Died {
                     self.unreached.remove(&holder);
-                }
-                if verdict == NoLink::Died && certain {
                     self.orders.retain(|order| order.holder != holder);
                 }
                 self.table.update(holder, |known| known.full_until_ms = ctx.now_ms() + 2000);
@@ -137,14 +165,8 @@ impl Owner {
     }
 
     /// The account names our stay at the holder: another one than before, and our pages there are gone.
-    pub(super) fn compare_account(
-        &mut self,
-        ctx: &mut Ctx,
-        holder: HolderId,
-        (node, incarnation, account): (u64, u64, u64),
-        free_bytes: u64,
-        ticket: u64,
-    ) -> Result<(), NoLink> {
+    pub(super) fn compare_account(&mut self, ctx: &mut Ctx, holder: HolderId, link: &Link, ticket: u64) -> Result<(), NoLink> {
+        let (node, incarnation, account) = link.facts;
         let account = (incarnation, account);
         let (mut forgotten, mut outdated) = (false, false);
         self.table.update(holder, |known| {
@@ -152,22 +174,24 @@ impl Owner {
                 Some((before, asked)) if before != account => (forgotten, outdated) = (ticket > asked, ticket < asked),
                 _ => {}
             }
+            // Given up for dead while this link was being opened.
+            outdated |= known.deaths != link.deaths;
             if !outdated {
                 known.account = Some((account, ticket));
-                known.free_bytes = Some(free_bytes);
+                known.free_bytes = Some(link.free_bytes);
                 (known.down_until_ms, known.failures, known.silent_since_ms) = (0, 0, None);
                 known.node = node;
             }
         });
-        if forgotten {
-            self.forget(ctx, holder, "it has forgotten this owner", false);
+        if forgotten && !outdated {
+            self.forget(ctx, holder, "it has forgotten this owner");
         }
         if outdated { Err(NoLink::NotNow) } else { Ok(()) }
     }
 
-    pub(super) fn forget(&mut self, ctx: &mut Ctx, holder: HolderId, why: &str, may_live: bool) {
+    pub(super) fn forget(&mut self, ctx: &mut Ctx, holder: HolderId, why: &str) {
         let before = self.tmem.counters().copies_lost;
-        let lost = if may_live { self.tmem.holder_given_up(holder) } else { self.tmem.holder_died(holder) };
+        let lost = self.tmem.holder_died(holder);
         let thinned = self.tmem.counters().copies_lost - before;
         let (who, place) = (self.who, place_of(holder));
         ctx.tell(|| {
@@ -179,7 +203,8 @@ impl Owner {
     }
 
     /// A link that was opened for a forked child.
-    pub(super) fn adopt(&mut self, ctx: &mut Ctx, holder: HolderId, link: Link) {
+    pub(super) fn adopt(&mut self, ctx: &mut Ctx, holder: HolderId, mut link: Link) {
+        link.deaths = self.table.deaths(holder);
         self.last_ticket += 1;
         let (_, incarnation, account) = link.facts;
         let ticket = self.last_ticket;

@@ -137,6 +137,7 @@ impl Owner {
     }
 
     fn ask(&mut self, ctx: &mut Ctx, source: HolderId, target: Option<HolderId>, pages: &[Away]) -> bool {
+        self.renew_link(ctx, source);
         let Ok(index) = self.bulk(ctx, source) else { return false };
         let pages: Vec<(Handle, Version)> = pages.iter().map(|page| (page.handle, page.version)).collect();
         match self.bulks[index].ask(ctx, &pages) {
@@ -224,7 +225,10 @@ impl Owner {
 
     fn pass_on(&mut self, ctx: &mut Ctx, UnderWay { source, target, .. }: UnderWay, fetched: &[Fetched]) {
         self.rebuild.under_way = None;
-        for page in fetched.iter().filter(|page| matches!(page.what, Err(NotFetched::Forgotten))) {
+        // By a link from before the holder was given up it says so of pages that it has in our next stay there.
+        let deaths = self.table.deaths(source);
+        let current = self.bulks.iter().any(|bulk| bulk.holder == source && bulk.link.deaths == deaths);
+        for page in fetched.iter().filter(|page| current && matches!(page.what, Err(NotFetched::Forgotten))) {
             self.holder_forgot(&page.handle, page.version, source, Loss::HolderForgot);
         }
         let Some(target) = target else { return self.take_home(ctx, source, fetched) };
@@ -237,6 +241,7 @@ impl Owner {
         self.rebuild.not_before_ms = ctx.now_ms() + (bytes as u64 / BYTES_PER_MS).max(1);
         // A flush for an earlier try MUST reach the holder before this one.
         self.flush_now(ctx);
+        self.renew_link(ctx, target);
         let taker = self.bulks.iter().position(|bulk| bulk.holder == target && bulk.has_room_for_batch());
         let Some(index) = taker.filter(|_| !pages.is_empty()) else { return };
         ctx.tell(|| format!("owner {}: sends further copies of {} pages to {target:?}", self.who.place, pages.len()));

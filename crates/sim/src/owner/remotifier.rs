@@ -177,6 +177,15 @@ impl Owner {
         }
     }
 
+    /// For a batch that tmem has begun. A link from before its holder was given up for dead would bring pages to a stay there that is about to end.
+    pub(super) fn renew_link(&mut self, ctx: &mut Ctx, holder: HolderId) {
+        let deaths = self.table.deaths(holder);
+        if let Some(index) = self.bulks.iter().position(|bulk| bulk.holder == holder && bulk.link.deaths != deaths) {
+            let bulk = self.bulks.swap_remove(index);
+            self.mend(ctx, bulk, Trouble::Gone);
+        }
+    }
+
     /// As in engine/relink.rs: a holder keeps our pages for a grace time only.
     fn reach(&mut self, ctx: &mut Ctx) -> Option<u64> {
         let bulks = &self.bulks;
@@ -350,6 +359,7 @@ impl Owner {
             self.stuck_until_ms = ctx.now_ms() + STUCK_MS;
             return;
         }
+        site.holders().iter().filter(|holder| !Owner::is_spill(**holder)).for_each(|holder| self.renew_link(ctx, *holder));
         let sealed = self.seal_batch();
         let pages: Vec<PutPage<'_>> = sealed
             .iter()

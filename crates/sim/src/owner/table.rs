@@ -22,6 +22,10 @@ pub struct Known {
     /// The holder's life and our stay there, and the ticket of the link that heard so.
     pub account: Option<((u64, u64), u64)>,
     pub free_bytes: Option<u64>,
+    /// Our stay there when it was given up for dead.
+    pub abandoned: Option<(u64, u64)>,
+    /// How many times it was given up for dead.
+    pub deaths: u64,
 }
 
 impl Known {
@@ -37,6 +41,8 @@ impl Known {
             full_until_ms: 0,
             account: None,
             free_bytes: None,
+            abandoned: None,
+            deaths: 0,
         }
     }
 }
@@ -95,12 +101,22 @@ impl Table {
         });
     }
 
+    pub fn deaths(&self, holder: HolderId) -> u64 {
+        self.get(holder).map_or(0, |known| known.deaths)
+    }
+
+    /// In a forked child, which is somebody else to them.
+    pub fn forget_accounts(&mut self) {
+        self.0.iter_mut().for_each(|known| (known.account, known.abandoned) = (None, None));
+    }
+
     pub fn failed(&mut self, holder: HolderId, now_ms: u64) {
         self.update(holder, |known| {
             known.down_until_ms = now_ms + (RETRY_MS << known.failures.min(RETRY_DOUBLINGS));
             known.failures += 1;
-            // The account stays, to be compared with: links to it may still be open.
-            known.silent_since_ms = None;
+            known.deaths += 1;
+            known.abandoned = known.account.map(|(account, _)| account).or(known.abandoned);
+            (known.account, known.silent_since_ms) = (None, None);
         });
     }
 }
