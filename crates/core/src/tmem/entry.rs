@@ -21,8 +21,8 @@ pub struct Entry {
     /// State in the low 3 bits. Above them, when lost, the reason; otherwise, in 2, the kind of the packed bytes, and in 3 the holders that have not
     /// acknowledged what they were sent.
     what: u8,
-    /// The age of tmem when the page was put.
-    pub age: u8,
+    /// The age of tmem when the page was put, in the low 7 bits. Above them, in transit, remote and lost: a getter has its bytes too.
+    when: u8,
 }
 
 const _: () = assert!(size_of::<Entry>() == 32);
@@ -33,12 +33,14 @@ const KIND_AT: u8 = 3;
 const KIND: u8 = 3 << KIND_AT;
 const LOSS_AT: u8 = 3;
 const MISSING_AT: u8 = 5;
+const AGE: u8 = 0x7f;
+const HOME: u8 = 0x80;
 // A kind beyond these would need another bit.
 const _: () = assert!(Kind::Lz4.tag() <= 3 && Kind::Zstd.tag() <= 3 && Kind::Raw.tag() <= 3);
 const LOSSES: [Loss; 5] = [Loss::HolderDied, Loss::HolderForgot, Loss::Corrupt, Loss::Deadline, Loss::SpillFailed];
 
 impl Entry {
-    pub const ABSENT: Entry = Entry { digest: Digest(0), slot: NO_SLOT, version: 0, site: SiteId::NONE, what: 0, age: 0 };
+    pub const ABSENT: Entry = Entry { digest: Digest(0), slot: NO_SLOT, version: 0, site: SiteId::NONE, what: 0, when: 0 };
 
     pub fn state(&self) -> State {
         STATES[usize::from(self.what & STATE).min(STATES.len() - 1)]
@@ -53,7 +55,7 @@ impl Entry {
     }
 
     pub fn local(slot: SlotRef, digest: Digest, kind: Kind, age: u8) -> Entry {
-        Entry { digest, slot, what: State::Local as u8 | kind.tag() << KIND_AT, age, ..Entry::ABSENT }
+        Entry { digest, slot, what: State::Local as u8 | kind.tag() << KIND_AT, when: age & AGE, ..Entry::ABSENT }
     }
 
     pub fn value(&self) -> u64 {
@@ -71,6 +73,25 @@ impl Entry {
 
     pub fn loss(&self) -> Loss {
         LOSSES[usize::from(self.what >> LOSS_AT).min(LOSSES.len() - 1)]
+    }
+
+    /// Put now, or left by a getter that has no bytes of its own to put again.
+    pub fn set_age(&mut self, age: u8) {
+        self.when = age & AGE;
+    }
+
+    /// How long ago that was, at the present age. Ages wrap at 128.
+    pub fn years(&self, age: u8) -> u8 {
+        age.wrapping_sub(self.when) & AGE
+    }
+
+    /// A getter has the bytes as well and will put them again: as long as that lasts, the loss of the copies loses nothing.
+    pub fn set_home(&mut self, home: bool) {
+        self.when = self.when & AGE | if home { HOME } else { 0 };
+    }
+
+    pub fn is_home(&self) -> bool {
+        self.when & HOME != 0
     }
 
     /// Acknowledgements that have not come yet, while in transit.

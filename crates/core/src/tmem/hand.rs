@@ -55,7 +55,7 @@ impl Objects {
                     let at = At { chunk, bit: bits.trailing_zeros() };
                     bits &= bits - 1;
                     let entry = self.entry(at);
-                    if entry.state() == State::Local && age.wrapping_sub(entry.age) >= old {
+                    if entry.state() == State::Local && entry.years(age) >= old {
                         if !take(at, entry) {
                             return;
                         }

@@ -164,6 +164,9 @@ impl<M: SlabMemory> Tmem<M> {
                 let stays =
                     entry.state() == State::InTransit && keep == Keep::KeepRemote && self.kind_of(at) == PoolKind::Persistent;
                 self.leave_behind(at, frees && !stays);
+                if stays {
+                    self.objects.entry_mut(at).set_home(true);
+                }
                 Answer::Local
             }
             State::Remote => {
@@ -179,6 +182,11 @@ impl<M: SlabMemory> Tmem<M> {
             }
             State::Lost => {
                 self.counters.gets_lost += 1;
+                if entry.is_home() {
+                    // It was not, after all.
+                    self.objects.entry_mut(at).set_home(false);
+                    self.counters.pages_lost += 1;
+                }
                 Answer::Lost(Lost { handle: *handle, holder: self.sites.get(entry.site).first(), why: entry.loss() })
             }
         }
@@ -318,7 +326,7 @@ impl<M: SlabMemory> Tmem<M> {
 
     fn note_unchanged(&mut self, at: At) {
         self.enter(at, Event::PutUnchanged);
-        self.objects.entry_mut(at).age = self.age;
+        self.objects.entry_mut(at).set_age(self.age);
         self.counters.puts_unchanged += 1;
     }
 
@@ -339,7 +347,7 @@ impl<M: SlabMemory> Tmem<M> {
         if frees {
             self.drop_page(at, Event::Flush, None);
         } else {
-            self.objects.entry_mut(at).age = self.age;
+            self.objects.entry_mut(at).set_age(self.age);
         }
     }
 

@@ -123,7 +123,7 @@ impl<M: SlabMemory> Tmem<M> {
     }
 
     /// Pages of which it had the only copy, or a shard without which the others are too few, are lost or, ephemeral ones, have vanished; what was on its way there is local again. Walks all pages.
-    /// Returns how many persistent pages were lost.
+    /// Returns how many persistent pages were lost: not those that a getter has too.
     pub fn holder_died(&mut self, holder: HolderId) -> u64 {
         let lost = self.do_without(holder, false);
         self.flushes.forget(holder);
@@ -178,6 +178,8 @@ impl<M: SlabMemory> Tmem<M> {
         self.counters.pages_localified += 1;
         if keep == Keep::Free || self.kind_of(at) == PoolKind::Ephemeral {
             self.drop_page(at, Event::Flush, None);
+        } else if keep == Keep::KeepRemote {
+            self.objects.entry_mut(at).set_home(true);
         }
         Fetched::Current
     }
@@ -207,6 +209,8 @@ impl<M: SlabMemory> Tmem<M> {
             return Unfetched::Miss;
         }
         if why != Loss::Deadline {
+            // Whoever asked for it has it no more.
+            self.objects.entry_mut(at).set_home(false);
             self.lose(at, holder, why);
         }
         Unfetched::Lost(lost)
@@ -385,8 +389,9 @@ impl<M: SlabMemory> Tmem<M> {
             }
         }
         if self.enter(at, Event::Lose) {
-            self.objects.entry_mut(at).set_lost(why);
-            self.counters.pages_lost += 1;
+            let entry = self.objects.entry_mut(at);
+            entry.set_lost(why);
+            self.counters.pages_lost += u64::from(!entry.is_home());
         }
     }
 

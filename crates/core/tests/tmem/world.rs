@@ -73,6 +73,10 @@ pub struct World {
     pub packer: Packer,
     pub pools: Vec<(PoolId, PoolKind)>,
     pub truth: BTreeMap<Handle, Truth>,
+    /// Pages that tmem counts as lost.
+    lost: u64,
+    /// Of lost pages those that the program had as well.
+    lost_at_home: BTreeSet<Handle>,
     pub holders: Vec<Holder>,
     answers: Vec<Answered>,
     gets: Vec<Getting>,
@@ -112,6 +116,8 @@ impl World {
             packer: Packer::new(SEED),
             pools,
             truth: BTreeMap::new(),
+            lost: 0,
+            lost_at_home: BTreeSet::new(),
             holders,
             answers: Vec::new(),
             gets: Vec::new(),
@@ -135,7 +141,10 @@ impl World {
         let packed = self.packer.pack(&page, self.codec);
         let put = self.tmem.put(&handle, packed);
         match put {
-            Put::Stored => self.truth.insert(handle, Truth::Kept(content)),
+            Put::Stored => {
+                self.lost_at_home.remove(&handle);
+                self.truth.insert(handle, Truth::Kept(content))
+            }
             Put::Rejected(why) => {
                 assert_eq!(why, Refusal::StoreFull);
                 self.truth.remove(&handle)
@@ -202,6 +211,8 @@ impl World {
     fn lost(&mut self, handle: Handle, lost: Lost) {
         assert_eq!(lost.handle, handle);
         assert_eq!(self.truth.get(&handle), Some(&Truth::Lost), "{lost:?} of a page that nobody lost");
+        self.lost += u64::from(self.lost_at_home.remove(&handle));
+        assert_eq!(self.tmem.counters().pages_lost, self.lost, "each loss is counted once");
     }
 
     pub fn gets_in_flight(&self) -> usize {
@@ -394,7 +405,12 @@ impl World {
         }
         self.holders[usize::from(holder)] = Holder::default();
         self.answers.retain(|answer| answer.holder.0 != holder);
-        assert_eq!(self.tmem.holder_died(HolderId(holder)), persistent.len() as u64);
+        // What the program has too is not lost, unless it asks for it after all.
+        let is_home = |handle: &Handle| matches!(self.truth.get(handle), Some(Truth::Perhaps(_)));
+        let home: BTreeSet<Handle> = persistent.iter().filter(|handle| is_home(handle)).copied().collect();
+        self.lost += (persistent.len() - home.len()) as u64;
+        assert_eq!(self.tmem.holder_died(HolderId(holder)), (persistent.len() - home.len()) as u64);
+        self.lost_at_home.extend(home);
         for handle in persistent {
             // A page that the program has again is lost only as a copy: the map may then say either.
             self.truth.insert(handle, Truth::Lost);
