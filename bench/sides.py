@@ -24,7 +24,7 @@ from bench.running import Job, Running, started
 
 # Room for a store that nobody bounds.
 STORE_BYTES = 8 << 30
-# With a holder everything cold is to leave: what is on its way needs a little room.
+# With a holder or a disk everything cold is to leave: what is on its way needs a little room.
 STORE_IN_TRANSIT_BYTES = 4 << 20
 
 
@@ -61,13 +61,17 @@ class UnderSwap:
         self._device = device
 
     def missing(self) -> str | None:
-        own = swap_devices.zram_missing() if self._device == "zram" else swap_devices.nbd_missing()
-        return memory_group.missing() or own
+        own = {"zram": swap_devices.zram_missing, "nbd": swap_devices.nbd_missing, "file": swap_devices.file_missing}
+        return memory_group.missing() or own[self._device]()
 
     @contextmanager
     def start(self, job: Job, scratch: Path) -> Iterator[Running]:
-        device = swap_devices.zram() if self._device == "zram" else swap_devices.nbd(scratch)
-        with device as look, MemoryGroup(job.resident_bytes) as group, started(job, group) as running:
+        devices = {
+            "zram": swap_devices.zram,
+            "nbd": lambda: swap_devices.nbd(scratch),
+            "file": lambda: swap_devices.file(scratch),
+        }
+        with devices[self._device]() as look, MemoryGroup(job.resident_bytes) as group, started(job, group) as running:
             running.look = look
             yield running
 
@@ -102,7 +106,7 @@ class UnderRamster:
     """The program with the preload library, as `ramster run` starts it; with holders all cold pages go to them.
 
     `holders` run on `holder_cpus`; with `certified` it is one that speaks TLS alone. `durability` is the engine's word
-    for it; with `disk` there is a spill directory.
+    for it; with `disk` there is a spill directory, which without holders gets all cold pages.
     """
 
     def __init__(
@@ -133,7 +137,8 @@ class UnderRamster:
         stats = scratch / "stats"
         stats.unlink(missing_ok=True)
         resident = job.resident_bytes
-        store = STORE_IN_TRANSIT_BYTES if self._holders else STORE_BYTES
+        leaves = self._holders > 0 or self._durability == "disk"
+        store = STORE_IN_TRANSIT_BYTES if leaves else STORE_BYTES
         options: dict[str, object] = {"stat_block": str(stats), "program": job.argv[0], "durability": self._durability}
         options["local_bytes"] = (resident or STORE_BYTES) + store
         if resident is not None:

@@ -1,4 +1,4 @@
-"""The kernel's own swap as the peer: on zram with lz4, and on a memory disk behind TCP (nbdkit, nbdfuse, loop).
+"""The kernel's own swap as the peer: on zram with lz4, on a memory disk behind TCP (nbdkit, nbdfuse, loop), on a file.
 
 Each device is made for one run and taken away after it. Swap that the machine has is never touched.
 Not: the memory limit.
@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 DEVICE_BYTES = 4 << 30
+# A file takes its room on a disk that others need too, and no run pages out more.
+FILE_BYTES = 1 << 30
 # Above whatever swap the machine has, so that the kernel takes ours first.
 PRIORITY = 1000
 ZRAM_CONTROL = Path("/sys/class/zram-control")
@@ -141,3 +143,23 @@ def nbd(scratch: Path) -> Iterator[Look]:
 def _has_size(disk: Path) -> None:
     if disk.stat().st_size != DEVICE_BYTES:
         raise RuntimeError(f"{disk}: nbdfuse did not mount within its time")
+
+
+def file_missing() -> str | None:
+    wanted = [name for name in ("mkswap", "swapon", "swapoff") if not shutil.which(name)]
+    return f"{', '.join(wanted)} (apt install mount util-linux)" if wanted else None
+
+
+@contextmanager
+def file(scratch: Path) -> Iterator[Look]:
+    """Swap on a file in `scratch`, so on the disk where a spill file would be. It has nothing to look at."""
+    path = scratch / f"swap-{os.getpid()}-{time.monotonic_ns()}"
+    with ExitStack() as undo:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        undo.callback(path.unlink)
+        try:
+            os.posix_fallocate(descriptor, 0, FILE_BYTES)
+        finally:
+            os.close(descriptor)
+        _swap_on(str(path), undo)
+        yield dict

@@ -83,6 +83,28 @@ def test_sqlite3(tmp_path: Path) -> None:
     compare(["sqlite3", ":memory:"], tmp_path, resident="24M", least_out=1_000, given=script)
 
 
+def test_sqlite3_with_most_of_its_index_on_disk(tmp_path: Path) -> None:
+    need("sqlite3")
+    # Its pages are a little longer than ours: each is two faults beside each other, at random.
+    script = b"""
+    pragma journal_mode=off;
+    create table t(a integer primary key, b integer, c text); create index i on t(b);
+    with recursive n(x) as (select 1 union all select x+1 from n where x < 150000)
+      insert into t select x, x * 7919 % 1000003, 'row ' || x || ' of text that repeats itself' from n;
+    select count(*), sum(b), sum(length(c)) from t;
+    select b, c from t where b % 5000 = 17 order by b;
+    """
+    plain = subprocess.run(["sqlite3", ":memory:"], capture_output=True, timeout=DEADLINE_S, input=script, check=True)
+    stats = tmp_path / "stats.json"
+    flags = ("--spill", str(tmp_path))
+    answer = under_ramster(["sqlite3", ":memory:"], local="8M", flags=flags, stats=stats, stdin=None, input=script)
+    assert (answer.returncode, answer.stdout) == (0, plain.stdout), answer.stderr
+    found: dict[str, int] = json.loads(stats.read_text())
+    assert found["pages_unspilled"] >= 1000, found
+    assert found["faults_disk"] >= 100, found
+    assert (found["pages_lost"], found["disk_unreadable"]) == (0, 0), found
+
+
 def test_gcc(tmp_path: Path) -> None:
     need("gcc")
     source = tmp_path / "big.c"

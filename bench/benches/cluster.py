@@ -20,7 +20,7 @@ from bench.benches.paging import read_pages
 from bench.benches.remote import HOLDER_CPUS, PROGRAM_CPUS
 from bench.comparison import Metrics, Row, RunFailed, Turn, fill, in_turns
 from bench.running import Outcome
-from bench.sides import UnderRamster
+from bench.sides import Side, UnderRamster, UnderSwap
 
 CLIENTS = (1, 4, 16, 64)
 CLIENT_SECONDS = 5
@@ -75,7 +75,31 @@ def _durable(circumstances: Circumstances) -> list[Row]:
     return [
         *_pair(circumstances, "copies2", _side(count=2, durability={"copies": 2}), _side(count=2), copies),
         *_pair(circumstances, "disk", _side(durability="disk"), _side(), disk),
+        *_on_disk(circumstances),
     ]
+
+
+def _on_disk(circumstances: Circumstances) -> list[Row]:
+    """The cold half on disk alone. Nothing is pinned: where threads run is part of both sides."""
+    sides: dict[str, Side] = {"A": UnderRamster(durability="disk"), "B": UnderSwap("file")}
+
+    def turn(label: str, side: Side) -> Turn:
+        missing = compiled.missing() or side.missing()
+        return Turn(label, missing, lambda: read_pages(circumstances, side, 1))
+
+    turns = [turn(label, side) for label, side in sides.items()]
+    trials = in_turns("on-disk", turns, circumstances.runs)
+    swap = "swap to a file of the same disk, in a 256 MiB memory cgroup"
+    rows = [
+        (
+            Row("on-disk-fault", "random reads, cold half on disk: mean of the faults", swap, "us", 1.0, None),
+            "fault_mean",
+        ),
+        (Row("on-disk-p99", "the same, p99", swap, "us", None, None), "fault_p99"),
+        (Row("on-disk-sequential", "sequential read from disk, a page", swap, "us", 1.0, None), "sequential"),
+        (Row("on-disk-fill", "fill, half of it written to disk", swap, "s", None, None), "fill"),
+    ]
+    return [fill(row, trials, turns, metric) for row, metric in rows]
 
 
 @contextmanager
@@ -194,7 +218,7 @@ def _seal(circumstances: Circumstances) -> list[Row]:
 BENCHES = (
     Bench("seal", "sealing a page and opening it again (A: sealing, B: opening)", _seal),
     Bench("tls", "remote faults and bulk remotifying with certificates, against plain links", _tls),
-    Bench("durable", "remote faults with two copies, and with one on disk, against one copy", _durable),
+    Bench("durable", "faults with two copies, with one on disk too, and from disk alone against swap to it", _durable),
     Bench("busy", "remote faults while the holder's core computes, against an idle one", _busy_holder),
     Bench("clients", "one holder serving 1 to 64 clients, and what it takes when idle", _many),
 )

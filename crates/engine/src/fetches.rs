@@ -19,7 +19,7 @@ use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::holders::SPILL;
 use crate::links::{self, NoLink, OpenLink};
-use crate::spill::{Answers, Heard, Mailbox, Reading, Wanted};
+use crate::spill::{Answers, Heard, Mailbox, Reading, Wanted, Windows};
 use crate::statblock::Stat;
 
 /// More than any program has threads faulting at once, times a read-ahead.
@@ -104,6 +104,8 @@ struct Disk {
     answers: Answers,
     wanted: Vec<Wanted>,
     reading: Reading,
+    /// None: the system has no such reads; readers make them all.
+    windows: Option<Windows>,
 }
 
 struct LaneLink {
@@ -211,7 +213,7 @@ impl Fetches {
         for holder in broken {
             self.drop_link(holder);
         }
-        self.hear_disk(land);
+        self.hear_disk(engine, land);
         let mut index = 0;
         while index < self.waiting.len() {
             let fetch = self.waiting[index];
@@ -279,7 +281,7 @@ impl Fetches {
         let Some(spill) = engine.spill() else {
             return self.for_each_at(SPILL, |fetch| fetch.state = State::Failed(Loss::SpillFailed));
         };
-        if self.disk.is_none() && self.open_mailbox().is_err() {
+        if self.disk.is_none() && self.open_disk(spill.is_direct()).is_err() {
             // No descriptor is left for it. None of them has been sent.
             return self.for_each_at(SPILL, |fetch| fetch.state = State::Queued(now_ms + NOT_NOW_MS));
         }
@@ -293,28 +295,43 @@ impl Fetches {
             fetch.elsewhere_ms = if fetch.copy.others { now_ms + ELSEWHERE_MS } else { u64::MAX };
             disk.wanted.push(Wanted { handle: fetch.handle, version: fetch.copy.version, index });
         }
-        spill.read(&disk.mailbox, request, &disk.wanted, &mut disk.reading);
+        spill.read(&disk.mailbox, request, &disk.wanted, &mut disk.reading, disk.windows.as_mut());
     }
 
-    fn open_mailbox(&mut self) -> Result<(), rustix::io::Errno> {
+    fn open_disk(&mut self, direct: bool) -> Result<(), rustix::io::Errno> {
         let mailbox = Mailbox::new(&self.inherited)?;
         epoll::add(self.epoll()?, mailbox.fd(), epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        let windows = if direct { Windows::new(&self.inherited).ok() } else { None };
+        if let Some(windows) = &windows {
+            epoll::add(self.epoll()?, windows.fd(), epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        }
         let (answers, reading) = (Answers::default(), Reading::default());
-        self.disk = Some(Disk { mailbox: Arc::new(mailbox), answers, wanted: Vec::with_capacity(64), reading });
+        self.disk = Some(Disk { mailbox: Arc::new(mailbox), answers, wanted: Vec::with_capacity(64), reading, windows });
         Ok(())
     }
 
-    fn hear_disk(&mut self, land: &mut Land<'_>) {
+    fn hear_disk(&mut self, engine: &Engine, land: &mut Land<'_>) {
         let Self { waiting, disk: Some(disk), .. } = self else { return };
-        // Also when nobody waits for it any more: what is not taken would keep this lane awake.
-        disk.mailbox.take(&mut disk.answers);
-        for Heard { request, index, what } in disk.answers.iter() {
+        let mut heard = |Heard { request, index, what }: Heard<'_>| {
             let answered = State::Sent { request, index };
             while let Some(index) = waiting.iter().position(|fetch| fetch.state == answered) {
                 let fetch = waiting.swap_remove(index);
                 land(&fetch, what.map(|(kind, bytes)| Sealed { kind: kind.tag(), tag: None, bytes }), waiting);
             }
+        };
+        // Also when nobody waits for it any more: what is not taken would keep this lane awake.
+        disk.mailbox.take(&mut disk.answers);
+        disk.answers.iter().for_each(&mut heard);
+        if let (Some(windows), Some(spill)) = (&mut disk.windows, engine.spill()) {
+            spill.take_read(windows, &mut disk.reading, &mut heard);
         }
+    }
+
+    /// A page in the spill file that has been read already, along with others.
+    pub fn find_read(&mut self, engine: &Engine, handle: &Handle, version: Version) -> Option<Sealed<'_>> {
+        let windows = self.disk.as_mut()?.windows.as_mut()?;
+        let (kind, bytes) = engine.spill()?.find_read(windows, handle, version)?;
+        Some(Sealed { kind: kind.tag(), tag: None, bytes })
     }
 
     fn epoll(&mut self) -> Result<&OwnedFd, rustix::io::Errno> {

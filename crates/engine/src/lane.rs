@@ -180,7 +180,7 @@ impl LaneCore {
         let begun_ns = self.begin_timing();
         let copied = &mut self.copied[0];
         let answer = engine.with_tmem(|tmem| tmem.get(handle, keep, copied));
-        let outcome = self.unpacker.settle(engine, handle, answer, copied, page);
+        let outcome = self.settle_here(engine, handle, keep, answer, 0, page);
         end_timing(engine, begun_ns, answer);
         match outcome {
             Outcome::Hit => Looked::Done(Ok(Get::Hit)),
@@ -222,7 +222,7 @@ impl LaneCore {
 
     /// From tmem's answer to the caller's, with no lock held.
     fn settle(&mut self, engine: &Engine, handle: &Handle, keep: Keep, answer: Answer, index: usize, page: &mut Page) -> LaneGet {
-        match self.unpacker.settle(engine, handle, answer, &mut self.copied[index], page) {
+        match self.settle_here(engine, handle, keep, answer, index, page) {
             Outcome::Hit => LaneGet::Hit,
             Outcome::Miss => LaneGet::Miss,
             Outcome::Lost(lost) => LaneGet::Lost(lost),
@@ -231,6 +231,26 @@ impl LaneCore {
                 None => LaneGet::Lost(Lost { handle: *handle, holder: Some(copy.holder), why: Loss::Deadline }),
             },
         }
+    }
+
+    /// Away only if it has to be waited for: what was read from the spill file along with others is here.
+    fn settle_here(
+        &mut self,
+        engine: &Engine,
+        handle: &Handle,
+        keep: Keep,
+        answer: Answer,
+        index: usize,
+        page: &mut Page,
+    ) -> Outcome {
+        let Self { fetches, unpacker, copied, .. } = self;
+        let outcome = unpacker.settle(engine, handle, answer, &mut copied[index], page);
+        let Outcome::Away(copy @ Copy { holder: SPILL, shards: None, .. }) = outcome else { return outcome };
+        let Some(read) = fetches.find_read(engine, handle, copy.version) else { return outcome };
+        engine.stats().add(Stat::DiskReadAlong, 1);
+        let now_ns = now_ns();
+        let fetch = Fetch::new(*handle, keep, copy, (now_ns, u64::MAX));
+        unpacker.land(engine, (&fetch, now_ns / 1_000_000), Ok(read), &mut copied[index], page)
     }
 
     pub(crate) fn ready(&mut self, engine: &Engine, now_ns: u64, deliver: &mut Deliver<'_>) -> usize {

@@ -1,11 +1,12 @@
 //! The last holder: a log-structured file without a name in a directory of the user's choice. Covers who is asked for what: batches handed over by the remotifier and
-//! written behind its back, pages read for getters that do not wait here, flushes, the fork. What lies where is `core::log`'s; `spill/` has the threads. Holder
+//! written behind its back, pages read for getters that do not wait here, flushes, the fork. What lies where is `core::log`'s; `spill/` has the threads, and what lanes read themselves. Holder
 //! number 0 in tmem is always this one, configured or not.
 //!
 //! Locks: `books`, and then nothing but `queue`; `queue`, `jobs`, `running` and a mailbox alone. No lock is held over input or output.
 
 mod file;
 mod reader;
+mod windows;
 mod writer;
 
 use std::collections::VecDeque;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
+use ramster_core::compress::Kind;
 use ramster_core::handle::{Handle, Version};
 use ramster_core::log::{Condition, Config, Counters, Log, Trouble};
 use ramster_core::tmem::{Batch, Flush};
@@ -26,7 +28,8 @@ use self::reader::{Job, READERS};
 use crate::clock::now_ms;
 use crate::threads::Wake;
 
-pub use self::reader::{Answers, Heard, Mailbox, Wanted};
+pub use self::reader::{Answers, Heard, Mailbox, Reading, Wanted};
+pub use self::windows::Windows;
 
 /// Batches handed over and not written: with eight of an eighth of a MiB each, one write fills a segment.
 const BATCHES: usize = 8;
@@ -150,10 +153,43 @@ impl Spill {
         std::mem::swap(done, &mut self.disk.queue.lock().done);
     }
 
-    /// Whoever is asked for these answers to `mailbox`, in any order, each once.
-    pub fn read(&self, mailbox: &Arc<Mailbox>, request: u64, wanted: &[Wanted], jobs: &mut Reading) {
-        self.disk.queue_reads(mailbox, request, wanted, &mut jobs.0);
-        self.be_running(false);
+    /// Each of these is answered once, in any order: by `windows` or to `mailbox`.
+    pub fn read(
+        &self,
+        mailbox: &Arc<Mailbox>,
+        request: u64,
+        wanted: &[Wanted],
+        reading: &mut Reading,
+        windows: Option<&mut Windows>,
+    ) {
+        self.disk.look_up(mailbox, request, wanted, reading);
+        if let Some(windows) = windows {
+            windows.begin(&mut reading.jobs, &reading.files);
+        }
+        reading.files.clear();
+        if self.disk.queue_reads(&mut reading.jobs) {
+            self.be_running(false);
+        }
+    }
+
+    /// Answers with what the windows have read; what they could not goes to readers.
+    pub fn take_read(&self, windows: &mut Windows, reading: &mut Reading, answer: &mut dyn FnMut(Heard<'_>)) {
+        windows.take(self.disk.seed, answer, &mut reading.jobs);
+        if self.disk.queue_reads(&mut reading.jobs) {
+            self.be_running(false);
+        }
+    }
+
+    /// That copy of a page, if one of the windows has it.
+    pub fn find_read<'a>(&self, windows: &'a mut Windows, handle: &Handle, version: Version) -> Option<(Kind, &'a [u8])> {
+        if !windows.may_have() {
+            return None;
+        }
+        let spot = {
+            let books = self.disk.books.lock();
+            books.log.spot(&books.log.find(handle, version)?)
+        };
+        windows.find(self.disk.seed, handle, version, &spot)
     }
 
     /// Whatever else wants the books waits some microseconds at most, however much goes.
@@ -267,10 +303,6 @@ impl Running {
         Ok(())
     }
 }
-
-/// A getter's buffer for what it asks.
-#[derive(Default)]
-pub struct Reading(Vec<Job>);
 
 impl Disk {
     /// Nobody writes them: they stay here.

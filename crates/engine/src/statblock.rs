@@ -71,6 +71,8 @@ stats! {
     DiskUnreadable "disk_unreadable"
     /// Faults that waited for the disk.
     FaultsDisk "faults_disk"
+    /// Pages from the spill file that had been read along with others: nobody waited.
+    DiskReadAlong "disk_read_along"
     /// Ephemeral pages that made room.
     PagesEvicted "pages_evicted"
     /// Fetched pages that stayed at home.

@@ -15,6 +15,7 @@ use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
 use ramster_engine::{Arrival, Durability, Engine, LaneGet, Options, PeerAddr, Stat, now_ms};
+use rustix::fs::{Mode, OFlags};
 
 fn engine(dir: &Path, peers: Vec<PeerAddr>) -> Arc<Engine> {
     let options = Options { store_bytes: Some(128 << 10), spill_dir: Some(dir.to_owned()), peers, ..Options::default() };
@@ -179,6 +180,36 @@ fn a_fault_handler_never_waits_for_the_disk_and_gets_all_pages_of_a_run() {
         wait_for(&mut lane, wanted);
     }
     assert!(engine.stats().get(Stat::PagesUnspilled) > 800);
+}
+
+#[test]
+fn pages_that_were_read_along_with_another_are_there_at_once() {
+    let dir = Dir::new("along");
+    let engine = engine(&dir.0, Vec::new());
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    put_all(&engine, pool, 1000, 0);
+    wait_at_limit(&engine);
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::DIRECT;
+    if rustix::fs::open(&dir.0, flags, Mode::RUSR | Mode::WUSR).is_err() {
+        eprintln!("skipped: {:?} has no O_DIRECT", dir.0);
+        return;
+    }
+    let mut lane = engine.lane();
+    let mut found = [0; PAGE_BYTES];
+    let mut waited = 0;
+    for index in 0..500 {
+        match lane.get(&handle(pool, index), Keep::KeepRemote, &mut found) {
+            LaneGet::Hit => assert!(found == page(index, 0), "page {index}"),
+            LaneGet::Pending(token) => {
+                waited += 1;
+                wait_for(&mut lane, vec![(token, index)]);
+            }
+            other => panic!("page {index}: {other:?}"),
+        }
+    }
+    let along = engine.stats().get(Stat::DiskReadAlong);
+    // The others had not left.
+    assert!(along > 0 && waited > 0 && along + waited <= 500, "{along} of 500 came along, {waited} were waited for");
 }
 
 fn wait_for(lane: &mut ramster_engine::Lane, mut wanted: Vec<(u64, u32)>) {

@@ -1,6 +1,7 @@
 //! ramster-sys: all `unsafe` of the project, each piece behind a safe interface. Covers what the kernel and libc do; no policy.
 #![allow(unsafe_code)]
 
+pub mod aio;
 pub mod aligned;
 pub mod allocator;
 pub mod core_of;

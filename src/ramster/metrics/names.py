@@ -105,6 +105,7 @@ METRICS: tuple[Metric, ...] = (
     _clients("pages_evicted", "ephemeral pages that made room in the store"),
     _clients("pages_spilled", "pages written to spill files"),
     _clients("pages_unspilled", "pages read from there"),
+    _clients("disk_read_along", "pages on disk that had been read along with others when they were wanted"),
     _clients("disk_unreadable", "pages on disk that could not be read, or were changed there: each is an alarm"),
     _clients("puts", "pages put into the store"),
     _clients("puts_unchanged", "of those, what was there already"),

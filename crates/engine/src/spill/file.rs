@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use ramster_core::log::{BLOCK_BYTES, Spot, Trouble};
 use ramster_sys::aligned::Aligned;
 use ramster_sys::quiet::move_high;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -47,6 +47,11 @@ impl File {
 
     pub fn is_direct(&self) -> bool {
         self.direct
+    }
+
+    /// For reads that are handed over to the kernel.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Room on the disk, so that no write finds it full half way. Where the file system cannot promise any, writes tell.

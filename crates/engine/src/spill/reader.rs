@@ -1,5 +1,5 @@
-//! Reading the spill file for getters that do not wait for it: they leave requests and take answers from their mailbox, readers do the waiting. Covers the queue,
-//! reading neighbours together, and telling a record that has moved from a damaged one.
+//! Reading the spill file for getters that do not wait for it: they leave requests and take answers from their mailbox, readers do the waiting, for what a lane's
+//! windows (`windows.rs`) do not read themselves. Covers the queue, reading neighbours together, and telling a record that has moved from a damaged one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -28,7 +28,7 @@ pub const READERS: usize = 4;
 /// Read by one call: a read-ahead of raw pages.
 const SPAN_BYTES: usize = 160 << 10;
 /// Records this near to each other are read together: what is between them costs less than another read.
-const GAP_BYTES: u64 = 16 << 10;
+pub(super) const GAP_BYTES: u64 = 16 << 10;
 /// A record that is somewhere else each time it is read: the cleaner moves a segment in tens of milliseconds, so twice is rare.
 const CHASES: u8 = 16;
 /// A reader sleeps for good; the bell wants a time.
@@ -44,11 +44,19 @@ pub struct Wanted {
 }
 
 pub struct Job {
-    mailbox: Arc<Mailbox>,
-    request: u64,
-    wanted: Wanted,
-    place: Place,
-    spot: Spot,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) request: u64,
+    pub(super) wanted: Wanted,
+    pub(super) place: Place,
+    pub(super) spot: Spot,
+}
+
+/// A getter's buffers for what it asks.
+#[derive(Default)]
+pub struct Reading {
+    pub(super) jobs: Vec<Job>,
+    /// Those that the jobs are about.
+    pub(super) files: Vec<(u8, Arc<File>)>,
 }
 
 /// Where a getter finds its answers.
@@ -142,8 +150,9 @@ impl Answers {
 }
 
 impl Disk {
-    /// Pages for one getter, the most urgent first; all of them are answered to its mailbox under `request`. `jobs` is for this call alone, and kept by the caller.
-    pub(super) fn queue_reads(&self, mailbox: &Arc<Mailbox>, request: u64, wanted: &[Wanted], jobs: &mut Vec<Job>) {
+    /// Where the pages are that one getter wants, the most urgent first, which stays so; the others in the order in which they lie. What is not here is answered.
+    pub(super) fn look_up(&self, mailbox: &Arc<Mailbox>, request: u64, wanted: &[Wanted], reading: &mut Reading) {
+        let Reading { jobs, files } = reading;
         let mut gone = false;
         {
             let books = self.books.lock();
@@ -151,6 +160,9 @@ impl Disk {
                 match books.log.find(&one.handle, one.version) {
                     Some(place) if !self.is_stopping() => {
                         let (mailbox, spot) = (Arc::clone(mailbox), books.log.spot(&place));
+                        if files.iter().all(|(number, _)| *number != spot.file) {
+                            files.extend(books.file(spot.file).map(|file| (spot.file, file)));
+                        }
                         jobs.push(Job { mailbox, request, wanted: *one, place, spot });
                     }
                     // Flushed, and tmem knows; or it should be here, and tmem will say that it is lost.
@@ -168,11 +180,16 @@ impl Disk {
         jobs.sort_unstable_by_key(|job| job.place);
         let urgent = jobs.iter().position(|job| Some(job.place) == first).unwrap_or(0);
         jobs.rotate_left(urgent);
-        let count = jobs.len();
-        self.jobs.lock().extend(jobs.drain(..));
-        if count > 0 {
-            self.to_read.ring_one();
+    }
+
+    /// False: there was nothing to read.
+    pub(super) fn queue_reads(&self, jobs: &mut Vec<Job>) -> bool {
+        if jobs.is_empty() {
+            return false;
         }
+        self.jobs.lock().extend(jobs.drain(..));
+        self.to_read.ring_one();
+        true
     }
 
     /// What a reader takes at once: neighbours that one getter wants.
