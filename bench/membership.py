@@ -119,7 +119,7 @@ class Measured:
     """One real etcd in a directory of its own."""
 
     def __init__(self) -> None:
-        from etcd_cluster import free_ports
+        from ports import free_ports
 
         self.folder = tempfile.mkdtemp(prefix="ramster-etcd-")
         port, peer_port = free_ports(2)

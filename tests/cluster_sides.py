@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from ports import free_ports
 from ramster.config import addresses, file
 from ramster.node import joining
 from ramster.node.cluster_side import ClusterSide, Hooks
@@ -16,18 +17,6 @@ from ramster.security import authority, credentials, files, names, tokens
 from ramster.transport import lines
 
 DEADLINE_S = 20.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that were free a moment ago."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def place(folder: Path) -> joining.Place:

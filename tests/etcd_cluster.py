@@ -15,20 +15,10 @@ from pathlib import Path
 import pytest
 
 from conftest import NodeUnderTest, need, wait_for
+from ports import free_address, free_ports
 from ramster.cluster.membership import Member, Quorum, State
 from ramster.errors import RamsterError
 from ramster.transport import lines
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 class EtcdUnderTest:
@@ -163,7 +153,7 @@ class Registered:
 
     def start(self, node: int, *, moved: bool = False) -> None:
         if moved or node not in self._listens:
-            self._listens[node] = f"127.0.0.1:{free_ports(1)[0]}"
+            self._listens[node] = free_address()
         if node not in self.proxies:
             self.proxies[node] = Proxy(self.etcd.port)
         self.proxies[node].heal()

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from cluster_sides import Side, free_ports, make_cluster, make_token
+from cluster_sides import Side, make_cluster, make_token
 from conftest import RAMSTER, need, ramster
+from ports import free_address
 from ramster.security import authority, credentials, files
 from ramster.transport import lines
 
 
 def join(token: str, address: str, folder: Path, *flags: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    listen = f"127.0.0.1:{free_ports(1)[0]}"
+    listen = free_address()
     return ramster("join", token, address, "--dir", str(folder), "--listen", listen, *flags, **options)
 
 
@@ -168,7 +169,7 @@ def test_another_member_cannot_pose_as_the_node_that_signs(side: Side, tmp_path:
 
 def test_nobody_there_or_no_control_port_is_one_line(tmp_path: Path, side: Side) -> None:
     token = make_token(side.folder)
-    one_line(join(token, f"127.0.0.1:{free_ports(1)[0]}", tmp_path / "two"), "no node at", "connection refused")
+    one_line(join(token, free_address(), tmp_path / "two"), "no node at", "connection refused")
     one_line(join(token, "no.such.host.invalid", tmp_path / "two"), "no.such.host.invalid:7947")
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

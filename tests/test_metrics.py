@@ -17,8 +17,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from cluster_sides import free_ports
 from conftest import RAMSTER, NodeUnderTest, ramster, under_ramster, wait_for
+from ports import free_ports
 from ramster import _native
 from ramster.config import file
 from ramster.errors import ConfigError

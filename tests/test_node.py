@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from conftest import DEADLINE_S, RAMSTER, NodeUnderTest, under_ramster, wait_for
+from ports import free_address
 
 # 96 MiB that do not compress, visited twice in an order of its own: far more than 16 MiB hold.
 WORK = """
@@ -302,9 +303,7 @@ def test_with_another_copy_a_program_outlives_any_one_holder(
 
 
 def test_without_a_holder_there_is_one_line_about_the_soft_limit_and_no_harm() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = free_address()
     plain = subprocess.run([sys.executable, "-c", WORK], capture_output=True, timeout=DEADLINE_S, check=True)
     answer = under_ramster([sys.executable, "-c", WORK], local="16M", flags=("--peers", address))
     assert (answer.returncode, answer.stdout) == (0, plain.stdout)

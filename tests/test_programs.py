@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import DEADLINE_S, RAMSTER, need, under_ramster, wait_for
+from ports import free_ports
 
 FRAME = """
 import numpy as np, pandas as pd, hashlib
@@ -168,9 +169,7 @@ def serves(port: int) -> bool:
 
 def test_redis_server_with_bgsave(tmp_path: Path) -> None:
     need("redis-server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     server = [
         "redis-server",
         "--port",

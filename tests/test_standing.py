@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from conftest import RAMSTER, NodeUnderTest, wait_for
+from ports import free_address
 from ramster.transport import lines
 
 DEATH_MS = 1500
@@ -115,15 +116,6 @@ def test_without_quorum_a_node_lends_nothing_more_and_its_clients_send_nothing_u
     log = second.log.read_text()
     assert "quorum is lost" in log
     assert "quorum is back" in log
-
-
-def free_address() -> str:
-    """A port that was free a moment ago, for a node that must come back where it was."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def test_a_node_with_blackholed_peers_still_asks_the_others_in_time(start_node: Callable[..., NodeUnderTest]) -> None:

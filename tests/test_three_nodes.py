@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from cluster_sides import free_ports
 from conftest import DEADLINE_S, RAMSTER, ramster, wait_for
+from ports import free_ports
 from test_node import WORK
 
 

@@ -219,7 +219,8 @@ impl Bulk {
             Event::Done { request, status, .. } => {
                 gone |= status == DoneStatus::Gone;
                 batches.retain(|batch| batch.request != request);
-                flushes.retain(|sent| sent.request != request);
+                // Not done: the next link tells them again.
+                flushes.retain(|sent| sent.request != request || status == DoneStatus::Gone);
                 asked.iter_mut().filter(|asked| asked.request == request).for_each(|asked| asked.done = true);
             }
             Event::Page { request, index, found } => {

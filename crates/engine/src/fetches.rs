@@ -94,6 +94,8 @@ pub struct Fetches {
     last_request: u64,
     wanted: Vec<(Handle, Version)>,
     disk: Option<Disk>,
+    /// Of all holders, when the links were last looked through.
+    deaths: u64,
 }
 
 /// What this lane has to do with the spill file.
@@ -126,7 +128,17 @@ pub type Land<'a> = dyn FnMut(&Fetch, Result<Sealed<'_>, Loss>, &mut Vec<Fetch>)
 impl Fetches {
     pub fn new(inherited: Arc<Inherited>) -> Self {
         let (waiting, wanted) = (Vec::with_capacity(64), Vec::with_capacity(64));
-        Fetches { waiting, links: Vec::new(), epoll: None, inherited, last_token: 0, last_request: 0, wanted, disk: None }
+        Fetches {
+            waiting,
+            links: Vec::new(),
+            epoll: None,
+            inherited,
+            last_token: 0,
+            last_request: 0,
+            wanted,
+            disk: None,
+            deaths: 0,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -153,6 +165,7 @@ impl Fetches {
         if !self.waiting.iter().any(|fetch| matches!(fetch.state, State::Queued(_))) {
             return false;
         }
+        self.drop_outdated(engine);
         let now = now_ms();
         while let Some(holder) = self.waiting.iter().find(|fetch| is_due(fetch, now)).map(|fetch| fetch.copy.holder) {
             if holder == SPILL {
@@ -176,13 +189,16 @@ impl Fetches {
     }
 
     /// Takes what has come, without blocking. Every fetch that has ended is told to `land`, once.
-    pub fn receive(&mut self, now_ms: u64, land: &mut Land<'_>) {
+    pub fn receive(&mut self, engine: &Engine, now_ms: u64, land: &mut Land<'_>) {
+        self.drop_outdated(engine);
         let mut broken = Vec::new();
         let waiting = &mut self.waiting;
         for LaneLink { holder, link, watches_out } in &mut self.links {
+            let (holder_id, deaths) = (*holder, link.deaths());
             let received = link.on_readable(&mut |event| {
                 if let Event::Page { request, index, found } = event {
-                    page_came(waiting, State::Sent { request, index: index as u16 }, &found, now_ms, land);
+                    let outdated = || engine.holders().deaths(holder_id) != deaths;
+                    page_came(waiting, State::Sent { request, index: index as u16 }, &found, now_ms, &outdated, land);
                 }
             });
             let flushed = if link.has_unsent() { link.flush_out() } else { Ok(()) };
@@ -321,6 +337,18 @@ impl Fetches {
         Ok(self.links.len() - 1)
     }
 
+    /// A holder that was given up for dead may live: what it holds of a later stay a link from before does not see.
+    fn drop_outdated(&mut self, engine: &Engine) {
+        let deaths = engine.holders().all_deaths();
+        if deaths == self.deaths {
+            return;
+        }
+        self.deaths = deaths;
+        let is_outdated = |link: &LaneLink| (!link.link.is_current(engine, link.holder)).then_some(link.holder);
+        let outdated: Vec<HolderId> = self.links.iter().filter_map(is_outdated).collect();
+        outdated.into_iter().for_each(|holder| self.drop_link(holder));
+    }
+
     /// The link is dead; its holder may not be. What it was asked is asked again over a new one.
     fn drop_link(&mut self, holder: HolderId) {
         if let Some(index) = self.links.iter().position(|link| link.holder == holder) {
@@ -376,16 +404,31 @@ fn watch(epoll: &Option<OwnedFd>, link: &OpenLink, out: bool) -> bool {
     matches!(changed, Some(Ok(()))) && out
 }
 
-/// One answer; several fetches of this lane may wait for it. One that nobody waits for (any more) came too late.
-fn page_came(waiting: &mut Vec<Fetch>, answered: State, found: &Found<'_>, now_ms: u64, land: &mut Land<'_>) {
+/// One answer; several fetches of this lane may wait for it. One that nobody waits for (any more) came too late. `outdated`: the holder was given up for dead
+/// since the link was opened.
+fn page_came(
+    waiting: &mut Vec<Fetch>,
+    answered: State,
+    found: &Found<'_>,
+    now_ms: u64,
+    outdated: &dyn Fn() -> bool,
+    land: &mut Land<'_>,
+) {
     while let Some(index) = waiting.iter().position(|fetch| fetch.state == answered) {
         let fetch = waiting.swap_remove(index);
         let bytes = match found {
             Found::Hit { version, blob } if *version == fetch.copy.version => {
                 Ok(Sealed { kind: blob.kind, tag: Some(blob.tag), bytes: blob.bytes })
             }
-            Found::Hit { .. } | Found::Miss | Found::Gone | Found::Stale => Err(Loss::HolderForgot),
-            Found::Refused => {
+            Found::Refused => Err(None),
+            // It tells of a stay there that has ended. Whether the page is gone tmem knows, or the next link.
+            _ if outdated() => Err(None),
+            Found::Hit { .. } | Found::Miss | Found::Gone | Found::Stale => Err(Some(Loss::HolderForgot)),
+        };
+        let bytes = match bytes {
+            Ok(sealed) => Ok(sealed),
+            Err(Some(why)) => Err(why),
+            Err(None) => {
                 waiting.push(Fetch { state: State::Queued(now_ms + NOT_NOW_MS), ..fetch });
                 continue;
             }

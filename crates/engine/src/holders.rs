@@ -3,7 +3,10 @@
 
 use std::net::SocketAddr;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use ramster_core::handle::HolderId;
 use ramster_sys::lock::Lock;
@@ -59,6 +62,8 @@ pub struct Holders {
     list: Lock<Vec<Holder>>,
     /// Until then some holder is slow: a load for every get of a page with several copies.
     any_slow_until_ms: AtomicU64,
+    /// Of all holders together, so that who has links looks at one word.
+    all_deaths: AtomicU64,
 }
 
 impl Holder {
@@ -84,7 +89,7 @@ impl Holder {
 
 impl Holders {
     pub fn new() -> Self {
-        Holders { list: Lock::new(Vec::new()), any_slow_until_ms: AtomicU64::new(0) }
+        Holders { list: Lock::new(Vec::new()), any_slow_until_ms: AtomicU64::new(0), all_deaths: AtomicU64::new(0) }
     }
 
     /// From now on pages go to these. Those that are no longer listed keep what they hold. Returns how many could not be used.
@@ -193,10 +198,16 @@ impl Holders {
             entry.abandoned = entry.account.map(|(account, _)| account).or(entry.abandoned);
             (entry.account, entry.silent_since_ms) = (None, None);
         });
+        self.all_deaths.fetch_add(1, SeqCst);
     }
 
     pub fn deaths(&self, holder: HolderId) -> u64 {
         self.get(holder).map_or(0, |entry| entry.deaths)
+    }
+
+    /// Changes whenever a holder is given up for dead.
+    pub fn all_deaths(&self) -> u64 {
+        self.all_deaths.load(SeqCst)
     }
 
     /// In a forked child, which is somebody else to them.

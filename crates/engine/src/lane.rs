@@ -237,7 +237,7 @@ impl LaneCore {
         let Self { fetches, unpacker, copied, page, .. } = self;
         let mut delivered = 0;
         loop {
-            fetches.receive(now_ms, &mut |fetch, blob, waiting| {
+            fetches.receive(engine, now_ms, &mut |fetch, blob, waiting| {
                 let outcome = match fetch.shard {
                     None => Some(unpacker.land(engine, (fetch, now_ms), blob, &mut copied[0], page)),
                     Some(shard) => unpacker.land_shard(engine, (fetch, shard, now_ms), blob, (&mut copied[0], page), waiting),

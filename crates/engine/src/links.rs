@@ -33,9 +33,14 @@ pub struct OpenLink {
 }
 
 impl OpenLink {
-    /// Its holder was not given up for dead since it was opened.
+    /// Its holder was not given up for dead since it was opened. If it was, the link belongs to a stay there that has ended or is about to: it knows
+    /// nothing of pages that are there by now.
     pub fn is_current(&self, engine: &Engine, holder: HolderId) -> bool {
         engine.holders().deaths(holder) == self.deaths
+    }
+
+    pub fn deaths(&self) -> u64 {
+        self.deaths
     }
 }
 
@@ -113,13 +118,12 @@ pub fn open(engine: &Engine, holder: HolderId, role: Role) -> Result<OpenLink, N
     }
 }
 
-/// Stopped, overloaded or out of reach, or it is others' certificates' turn: not at once the end of all its pages.
+/// Stopped, overloaded or out of reach, or it is others' certificates' turn: not at once the end of all its pages. Of the errors of a connect a refusal alone
+/// says that the machine is there and the node is not; most others are of this machine's own routes and filters.
 fn may_pass(error: &LinkError) -> bool {
     match error {
         LinkError::Deadline | LinkError::Closed | LinkError::Tls(_) | LinkError::Refused(RefuseReason::Auth) => true,
-        LinkError::Io(errno) => {
-            matches!(*errno, Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::NETDOWN | Errno::HOSTDOWN)
-        }
+        LinkError::Io(errno) => *errno != Errno::CONNREFUSED,
         _ => false,
     }
 }
@@ -155,7 +159,7 @@ fn part(mut link: OpenLink) -> NoLink {
 }
 
 /// The account names our stay at the holder. Another one than before: it was restarted, or had none of our links left, and our pages are gone.
-fn compare_account(engine: &Engine, holder: HolderId, link: &Link, ticket: u64) -> Result<(), NoLink> {
+fn compare_account(engine: &Engine, holder: HolderId, link: &OpenLink, ticket: u64) -> Result<(), NoLink> {
     let facts = link.holder();
     let account = (facts.incarnation, facts.account);
     let mut forgotten = false;
@@ -165,6 +169,8 @@ fn compare_account(engine: &Engine, holder: HolderId, link: &Link, ticket: u64) 
             Some((before, asked)) if before != account => (forgotten, outdated) = (ticket > asked, ticket < asked),
             _ => {}
         }
+        // Given up for dead while this link was being opened.
+        outdated |= entry.deaths != link.deaths;
         if !outdated {
             entry.account = Some((account, ticket));
             entry.free_bytes = Some(link.holder_free_bytes());
@@ -172,10 +178,10 @@ fn compare_account(engine: &Engine, holder: HolderId, link: &Link, ticket: u64) 
             entry.node = facts.node;
         }
     });
-    if forgotten {
+    if forgotten && !outdated {
         forget(engine, holder, "it has forgotten this program (restarted, or all links were cut)");
     }
-    // Somebody opened a link to a later life of this holder meanwhile: this one leads nowhere.
+    // Somebody opened a link to a later life of this holder meanwhile, or gave it up: this one leads nowhere.
     if outdated { Err(NoLink::NotNow) } else { Ok(()) }
 }
 

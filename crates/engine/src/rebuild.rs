@@ -209,6 +209,7 @@ impl Remotifier {
         let pages: Vec<(Handle, Version)> = pages.iter().map(|page| (page.handle, page.version)).collect();
         let mut asked = Vec::with_capacity(sources.len());
         for source in sources {
+            self.renew_link(engine, *source);
             let Ok(index) = self.bulk(engine, *source) else { continue };
             match self.bulks[index].ask(&pages, now_ms) {
                 Ok(Some(request)) => asked.push(Source { holder: *source, request, fetched: None, gone: false }),
@@ -350,6 +351,10 @@ impl Remotifier {
     }
 
     pub(crate) fn hear_forgotten(&self, engine: &Engine, source: HolderId, fetched: &[Fetched]) {
+        // By a link from before the holder was given up it says so of pages that it has in our next stay there.
+        if !self.bulks.iter().any(|bulk| bulk.holder == source && bulk.link.is_current(engine, source)) {
+            return;
+        }
         engine.with_tmem(|tmem| {
             for page in fetched.iter().filter(|page| page.what == Err(NotFetched::Forgotten)) {
                 tmem.unfetched(&page.handle, page.version, source, Loss::HolderForgot);

@@ -140,6 +140,31 @@ fn a_holder_that_was_given_up_for_dead_keeps_nothing_of_before_when_it_is_used_a
     wait_until("only what the engine knows of is there", || holder.stats().pages() == engine.snapshot().pages_remote);
 }
 
+/// A lane's link that was never cut belongs to the stay there that was given up, and knows nothing of pages that came in the next one.
+#[test]
+fn a_link_from_before_its_holder_was_given_up_for_dead_is_not_asked_for_pages_of_the_next_stay() {
+    let holder = server(1, 64 << 20);
+    let proxy = Proxy::start(holder.address());
+    let engine = engine(&proxy, PATIENCE_MS);
+    let pool = fill(&engine);
+    for index in 0..8 {
+        assert_eq!(get(&engine, pool, index), Ok(()), "page {index}");
+    }
+    assert!(proxy.links.lock().expect("links").len() >= 4, "the remotifier's link and a lane's");
+    proxy.close();
+    proxy.cut_one(0);
+    wait_until("its pages are given up", || engine.stats().get(Stat::PagesLost) > 500);
+    proxy.reopen();
+    let other = engine.new_pool(PoolKind::Persistent).expect("pool");
+    for index in 0..COUNT {
+        assert_eq!(engine.put(&handle(other, index), &page(index, 0)), Put::Stored);
+    }
+    wait_at_limit(&engine);
+    for index in 0..COUNT {
+        assert_eq!(get(&engine, other, index), Ok(()), "page {index}");
+    }
+}
+
 #[test]
 fn links_cut_at_any_moment_of_remotifying_lose_nothing() {
     let holder = server(1, 64 << 20);

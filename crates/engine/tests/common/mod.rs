@@ -197,7 +197,16 @@ impl Proxy {
 
     /// Ends the links from the `first` on, in the order in which they were opened.
     pub fn cut(&self, first: usize) {
-        for stream in self.links.lock().expect("links").drain(2 * first..) {
+        self.end(2 * first..);
+    }
+
+    /// Ends that link alone.
+    pub fn cut_one(&self, index: usize) {
+        self.end(2 * index..2 * index + 2);
+    }
+
+    fn end(&self, links: impl std::ops::RangeBounds<usize>) {
+        for stream in self.links.lock().expect("links").drain(links) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
