@@ -150,7 +150,7 @@ fn a_durability_that_this_engine_cannot_have_is_refused_in_one_line() {
         (Durability::Ec(5, 2), "ec=5+2"),
         (Durability::Disk, "spill"),
     ] {
-        let error = engine.class_of(durability).err().expect("an error").to_string();
+        let error = engine.class_of(durability).expect_err("an error").to_string();
         assert!(error.contains(word) && !error.contains('\n'), "{error}");
     }
 }
