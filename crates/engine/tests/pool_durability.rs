@@ -112,9 +112,16 @@ fn a_coded_pool_beside_a_plain_one_is_whole_again_after_a_death() {
     assert_eq!(losses(&engine, pools[0]), 0);
     let lost = losses(&engine, pools[1]);
     assert!(lost > 0);
-    wait_until("its death noticed", || stat(&engine, Stat::CopiesLost) + lost == had);
-    wait_until("all shards again", || stat(&engine, Stat::Rebuilding) == 0 && held_by_all(&living) == 3 * coded + plain - lost);
-    assert_eq!((losses(&engine, pools[0]), losses(&engine, pools[1])), (0, lost));
+    wait_until("its death noticed", || stat(&engine, Stat::CopiesLost) + lost >= had);
+    wait_until("all shards again", || {
+        // Some came home instead, since they were asked for.
+        let mended = stat(&engine, Stat::CopiesRebuilt) + stat(&engine, Stat::PagesRepatriated);
+        let quiet = stat(&engine, Stat::Rebuilding) + engine.snapshot().flushes_waiting == 0;
+        quiet && mended >= stat(&engine, Stat::CopiesLost) && (held_by_all(&living) - remote(&engine)).is_multiple_of(2)
+    });
+    drop(living.pop());
+    assert_eq!(losses(&engine, pools[0]), 0);
+    assert!(losses(&engine, pools[1]) > lost);
 }
 
 /// Each pool alone, so that all that holders have is its.
