@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqC
 use std::sync::{Arc, Weak};
 
 use ramster_core::compress::{Codec, Packer};
-use ramster_core::handle::HolderId;
+use ramster_core::handle::{Class, HolderId};
 use ramster_core::localify::Localify;
 use ramster_core::tmem::{Counters, Tmem};
 use ramster_sys::lock::{Bell, Lock};
@@ -311,9 +311,9 @@ impl Engine {
         }
     }
 
-    /// A put that was refused may find room in a moment.
+    /// A put that was refused may find room in a moment: pages are leaving, or may.
     pub(crate) fn is_making_room(&self) -> bool {
-        self.limits.hard && !self.has_nowhere()
+        self.limits.hard && (!self.has_nowhere() || self.with_tmem(|tmem| tmem.bytes_in_transit()) > 0)
     }
 
     pub(crate) fn has_somewhere(&self) -> bool {
@@ -353,8 +353,13 @@ impl Engine {
         CodecName::from_number(self.limits.remote_codec.load(Relaxed)).map(CodecName::codec)
     }
 
-    pub(crate) fn durability(&self) -> Durability {
-        Durability::from_number(self.limits.durability.load(Relaxed))
+    /// What pages of that class need. None: they may vanish, and one copy is enough.
+    pub(crate) fn durability(&self, class: Class) -> Option<Durability> {
+        match class {
+            Class::EPHEMERAL => None,
+            Class::RUN => Some(Durability::from_number(self.limits.durability.load(Relaxed))),
+            _ => Durability::of_class(class),
+        }
     }
 
     pub(crate) fn pages_away(&self) -> u64 {
@@ -469,6 +474,7 @@ impl Guarded {
             engine.limits.remote_bytes.store(remote, Relaxed);
             stats.set_gauge(Stat::BytesRemote, remote);
         }
+        engine.limits.local_classes.store(tmem.local_classes().0, Relaxed);
         engine.limits.pages_away.store(tmem.pages_away(), Relaxed);
         engine.limits.flushes_waiting.store(tmem.flushes_waiting() as u64, Relaxed);
         if now.transitions_forbidden == before.transitions_forbidden { None } else { tmem.take_complaint() }

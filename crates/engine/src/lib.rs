@@ -29,6 +29,7 @@ mod rebuild;
 mod relink;
 mod remotifier;
 mod seals;
+mod sending;
 mod snapshot;
 mod spill;
 mod statblock;

@@ -1,7 +1,8 @@
 //! How much of what an engine may use and do. Covers the figures, which directives change at any time; who obeys them is elsewhere.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use ramster_core::handle::Classes;
 use ramster_sys::lock::Bell;
 
 use crate::options::Options;
@@ -41,6 +42,10 @@ pub(crate) struct Limits {
     pub(crate) hard: bool,
     /// The remotifier found nowhere to put pages; it looks again then.
     pub(crate) stuck_until_ms: AtomicU64,
+    /// For pages of these classes, and no others.
+    pub(crate) stuck_classes: AtomicU32,
+    /// Those that have pages here which could leave.
+    pub(crate) local_classes: AtomicU32,
     /// Rung when the store has shrunk, or is stuck.
     pub(crate) room: Bell,
 }
@@ -75,6 +80,8 @@ impl Limits {
             thinned: AtomicBool::new(false),
             hard,
             stuck_until_ms: AtomicU64::new(0),
+            stuck_classes: AtomicU32::new(0),
+            local_classes: AtomicU32::new(0),
             room: Bell::new(),
         }
     }
@@ -119,8 +126,10 @@ impl Limits {
         }
     }
 
+    /// What is here has nowhere to go. A page of another class than those that were found so may have.
     pub(crate) fn is_stuck(&self, now_ms: u64) -> bool {
-        self.stuck_until_ms.load(Relaxed) > now_ms
+        let local = Classes(self.local_classes.load(Relaxed));
+        self.stuck_until_ms.load(Relaxed) > now_ms && local.are_among(Classes(self.stuck_classes.load(Relaxed)))
     }
 }
 

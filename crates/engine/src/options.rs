@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ramster_core::compress::Codec;
+use ramster_core::handle::Class;
 use ramster_core::shards::{Code, SHARDS_MAX};
 use ramster_core::tmem::COPIES_MAX;
 use ramster_peer::tls::{Credentials, family_of};
@@ -154,6 +155,14 @@ pub enum Durability {
     Ec(u8, u8),
 }
 
+/// Classes' numbers: first the words, then the copies, then the codes.
+const FIRST_COPIES: u8 = 3;
+const FIRST_CODE: u8 = FIRST_COPIES + COPIES_MAX as u8;
+const DATA_MIN: u8 = 2;
+const PARITY_MAX: u8 = SHARDS_MAX as u8 - DATA_MIN;
+// The last one is the code with the most data shards and one parity shard.
+const _: () = assert!((FIRST_CODE + (SHARDS_MAX as u8 - 1 - DATA_MIN) * PARITY_MAX) as usize + 2 < Class::COUNT);
+
 impl Durability {
     pub(crate) fn to_number(self) -> u64 {
         match self {
@@ -173,6 +182,36 @@ impl Durability {
             0x300.. => Durability::Ec((number >> 4) as u8 & 0xf, number as u8 & 0xf),
             copies => Durability::Copies(copies as u8),
         }
+    }
+
+    /// The class of pools that have this durability of their own. None: it cannot be ([`Durability::check`]).
+    pub(crate) fn class(self) -> Option<Class> {
+        Class::own(match self {
+            Durability::None => 0,
+            Durability::Disk => 1,
+            Durability::Auto => 2,
+            Durability::Copies(copies) => FIRST_COPIES + copies.checked_sub(1).filter(|more| usize::from(*more) < COPIES_MAX)?,
+            Durability::Ec(data, parity) => {
+                Code::new(data, parity)?;
+                FIRST_CODE + (data - DATA_MIN) * PARITY_MAX + parity - 1
+            }
+        })
+    }
+
+    /// None: the class has none of its own.
+    pub(crate) fn of_class(class: Class) -> Option<Durability> {
+        Some(match class.own_number()? {
+            0 => Durability::None,
+            1 => Durability::Disk,
+            2 => Durability::Auto,
+            number if number < FIRST_CODE => Durability::Copies(number - FIRST_COPIES + 1),
+            number => {
+                let number = number - FIRST_CODE;
+                let (data, parity) = (number / PARITY_MAX + DATA_MIN, number % PARITY_MAX + 1);
+                Code::new(data, parity)?;
+                Durability::Ec(data, parity)
+            }
+        })
     }
 
     pub(crate) fn check(self, has_spill: bool) -> Result<(), StartError> {
@@ -269,5 +308,25 @@ mod tests {
             assert_eq!(serde_json::to_string(&durability).expect("it prints"), text);
             assert_eq!(Durability::from_number(durability.to_number()), durability);
         }
+    }
+
+    #[test]
+    fn every_durability_has_a_class_of_its_own() {
+        let codes = (0..=7).flat_map(|data| (0..=7).map(move |parity| Durability::Ec(data, parity)));
+        let others = [Durability::None, Durability::Disk, Durability::Auto];
+        let all = others.into_iter().chain((0..=4).map(Durability::Copies)).chain(codes);
+        let mut seen = std::collections::HashSet::new();
+        for durability in all {
+            match durability.class() {
+                Some(class) => {
+                    assert_eq!(Durability::of_class(class), Some(durability));
+                    assert!(seen.insert(class) && class != Class::RUN && class != Class::EPHEMERAL);
+                    assert!(durability.check(true).is_ok(), "{durability:?}");
+                }
+                None => assert!(durability.check(true).is_err(), "{durability:?}"),
+            }
+        }
+        assert_eq!(seen.len(), 3 + COPIES_MAX + 10, "K from 2, M from 1, 6 together: ten codes");
+        assert_eq!((Durability::of_class(Class::RUN), Durability::of_class(Class::EPHEMERAL)), (None, None));
     }
 }

@@ -1,7 +1,7 @@
 //! Step 6: which holders get the next batch. Covers who can take one now and how many copies the durability asks for; drawing among those that can is
 //! `core::remotify`'s.
 
-use ramster_core::handle::HolderId;
+use ramster_core::handle::{Class, Classes, HolderId};
 use ramster_core::remotify::{Room, place};
 use ramster_core::shards::Code;
 use ramster_core::tmem::{COPIES_MAX, Site};
@@ -18,6 +18,8 @@ pub enum Choice {
     Site(Site),
     /// Enough would take it, but for batches on their way: their answers come first.
     Busy,
+    /// The spill file has as many batches to write as it may.
+    DiskBusy,
     Nowhere,
 }
 
@@ -25,8 +27,8 @@ pub struct Placement {
     table: Vec<(HolderId, Holder)>,
     rooms: Vec<Room>,
     draws: Draws,
-    /// A holder was left out only for what is on its way there.
-    busy: bool,
+    /// Nodes whose holders were left out only for what is on its way there.
+    busy: Vec<u64>,
 }
 
 /// How many copies at peers, on different nodes, and what the spill file is for.
@@ -44,24 +46,27 @@ enum Spilled {
     Always,
     /// In the place of what peers do not take.
     Missing,
+    /// Pages that may vanish are not worth a write.
+    Never,
 }
 
 impl Placement {
     pub fn new(engine: &Engine) -> Self {
-        Placement { table: Vec::new(), rooms: Vec::new(), draws: Draws::new(engine.owner().client as u64), busy: false }
+        Placement { table: Vec::new(), rooms: Vec::new(), draws: Draws::new(engine.owner().client as u64), busy: Vec::new() }
     }
 
-    /// For a batch of `need_bytes`. Peers are left out unless `peers`, the spill file unless `disk`.
+    /// For a batch of that class and of `need_bytes`. Peers are left out unless `peers`, the spill file unless `disk`.
     pub fn choose(
         &mut self,
         engine: &Engine,
+        class: Class,
         bulks: &[Bulk],
         (peers, disk): (bool, bool),
         need_bytes: u64,
         now_ms: u64,
     ) -> Choice {
         engine.holders().copy_into(&mut self.table);
-        let wanted = self.wanted(engine);
+        let wanted = self.wanted(engine, class);
         self.look(bulks, peers, now_ms);
         if let Some(code) = wanted.code {
             return self.choose_coded(code, engine.spill().map(|_| disk), need_bytes);
@@ -73,14 +78,16 @@ impl Placement {
             site = site.with(holder).unwrap_or(site);
         }
         let missing = site.holders().len() < wanted.copies;
-        // What is on its way will be answered soon: no reason to make do with less.
-        if missing && self.busy {
+        // What is on its way will be answered soon: no reason to make do with less. Where even that is too few, nothing is waited for.
+        let will_do = if wanted.fewer { 1 } else { wanted.copies };
+        if missing && self.may_be(site.holders().len(), will_do) {
             return Choice::Busy;
         }
         let enough = !missing || (wanted.fewer && !site.holders().is_empty());
         let spills = match wanted.spill {
             Spilled::Always => true,
             Spilled::Missing => missing,
+            Spilled::Never => false,
         };
         if spills && engine.spill().is_some() {
             return if disk { Choice::Site(site.with(SPILL).unwrap_or(site)) } else { Choice::Nowhere };
@@ -104,9 +111,10 @@ impl Placement {
                 next = room.holder;
             }
         }
+        let count = holders.len();
         match Site::coded(code, &holders) {
             Some(site) => Choice::Site(site),
-            None if self.busy => Choice::Busy,
+            None if self.may_be(count, code.shards()) => Choice::Busy,
             None if disk == Some(true) => Choice::Site(Site::of(&[SPILL])),
             None => Choice::Nowhere,
         }
@@ -127,16 +135,19 @@ impl Placement {
         place(&self.rooms, need_bytes, self.draws.draw())
     }
 
-    /// Copies that a page without one in the spill file should have. 1 when nothing is to be rebuilt.
-    pub fn copies(&mut self, engine: &Engine) -> usize {
+    /// Of each class the copies that a page without one in the spill file should have. 1 when nothing is to be rebuilt.
+    pub fn copies(&mut self, engine: &Engine) -> [usize; Class::COUNT] {
         engine.holders().copy_into(&mut self.table);
-        self.wanted(engine).copies
+        let mut copies = [1; Class::COUNT];
+        Classes::ALL.iter().for_each(|class| copies[class.index()] = self.wanted(engine, class).copies);
+        copies
     }
 
-    fn wanted(&self, engine: &Engine) -> Wanted {
+    fn wanted(&self, engine: &Engine, class: Class) -> Wanted {
         let disk = Wanted { copies: 1, fewer: true, spill: Spilled::Always, code: None };
         let one = Wanted { copies: 1, fewer: false, spill: Spilled::Missing, code: None };
-        match engine.durability() {
+        let Some(durability) = engine.durability(class) else { return Wanted { spill: Spilled::Never, ..one } };
+        match durability {
             Durability::None => one,
             Durability::Disk => disk,
             Durability::Copies(copies) => Wanted { copies: usize::from(copies), ..one },
@@ -160,14 +171,14 @@ impl Placement {
     /// Those that take pages now: listed, not down, not full, and their link not busy with as many batches as it may.
     fn look(&mut self, bulks: &[Bulk], peers: bool, now_ms: u64) {
         self.rooms.clear();
-        self.busy = false;
+        self.busy.clear();
         for (holder, entry) in self.table.iter().filter(|_| peers) {
             if !entry.listed || entry.down_until_ms > now_ms || entry.full_until_ms > now_ms {
                 continue;
             }
             let free_bytes = match bulks.iter().find(|bulk| bulk.holder == *holder) {
                 Some(bulk) if !bulk.has_room_for_batch() => {
-                    self.busy |= bulk.is_busy();
+                    self.busy.extend(Some(entry.node).filter(|_| bulk.is_busy()));
                     continue;
                 }
                 Some(bulk) => bulk.free_bytes(),
@@ -176,6 +187,13 @@ impl Placement {
             };
             self.rooms.push(Room { holder: *holder, free_bytes });
         }
+    }
+
+    /// Some are busy, and with them it is `wanted` holders.
+    fn may_be(&mut self, chosen: usize, wanted: usize) -> bool {
+        self.busy.sort_unstable();
+        self.busy.dedup();
+        !self.busy.is_empty() && chosen + self.busy.len() >= wanted
     }
 
     /// These holders, and all others on their nodes: never two copies on one.

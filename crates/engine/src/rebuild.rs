@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use ramster_core::backend::Loss;
 use ramster_core::compress::{Kind, Packed};
-use ramster_core::handle::{Handle, HolderId, PoolKind, Version};
+use ramster_core::handle::{Class, Handle, HolderId, PoolKind, Version};
 use ramster_core::page::{Digest, PAGE_BYTES};
 use ramster_core::remotify::BATCH_PAGES;
 use ramster_core::seal::TAG_BYTES;
@@ -147,7 +147,7 @@ impl Remotifier {
         let mut untaken = false;
         for _ in 0..LOOKS {
             let start = self.rebuild.cursor;
-            let (thin, more) = self.find(engine, wanted);
+            let (thin, more) = self.find(engine, &wanted);
             if !thin.is_empty() {
                 if self.begin(engine, &thin, now_ms) {
                     if more {
@@ -168,15 +168,15 @@ impl Remotifier {
         Some(self.rebuild.not_before_ms - now_ms)
     }
 
-    /// Pages with too few copies, all with the same holders; and whether there were others beside them.
-    fn find(&mut self, engine: &Engine, wanted: usize) -> (Vec<Away>, bool) {
+    /// Pages with fewer copies than their class wants, all with the same holders; and whether there were others beside them.
+    fn find(&mut self, engine: &Engine, wanted: &[usize; Class::COUNT]) -> (Vec<Away>, bool) {
         let mut thin = Vec::new();
         let rebuild = &mut self.rebuild;
-        let too_few = |site: &Site| match site.code() {
-            None => !site.has(SPILL) && site.holders().len() < wanted,
+        let too_few = |class: Class, site: &Site| match site.code() {
+            None => !site.has(SPILL) && site.holders().len() < wanted[class.index()],
             Some(_) => site.missing_shard().is_some(),
         };
-        engine.with_tmem(|tmem| tmem.pages_at(&too_few, &mut rebuild.cursor, (LOOK_CHUNKS, PAGES), &mut thin));
+        engine.with_tmem(|tmem| tmem.pages_of_class_at(&too_few, &mut rebuild.cursor, (LOOK_CHUNKS, PAGES), &mut thin));
         let count = thin.len();
         if let Some(Away { site, .. }) = thin.first().copied() {
             rebuild.found = true;

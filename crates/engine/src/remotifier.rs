@@ -1,13 +1,11 @@
 //! Step 6: the thread that sends pages away when the store is over its limit, and tells holders what was flushed. Covers the loop and its decisions'
-//! execution; which pages is tmem's choice, which holders `placement.rs`'s, its links `relink.rs`'s, new copies for lost ones and what holders want back `rebuild.rs`'s. Never frees a page that was not acknowledged
+//! execution; what one batch is made of is `sending.rs`'s, its links `relink.rs`'s, new copies for lost ones and what holders want back `rebuild.rs`'s. Never frees a page that was not acknowledged
 //! by all its holders. Idle, it sleeps for good.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
-use ramster_core::handle::{HolderId, PoolKind};
-use ramster_core::remotify::{BATCH_BYTES, BATCH_PAGES, BatchLimit, next_batch};
-use ramster_core::tmem::{Acknowledged, Batch, FlushOrder, Site};
+use ramster_core::handle::{Class, HolderId};
+use ramster_core::tmem::{Acknowledged, Batch, FlushOrder};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::bulk::{Answered, Bulk, Purpose, Trouble};
@@ -15,36 +13,32 @@ use crate::clock::now_ms;
 use crate::engine::Engine;
 use crate::holders::SPILL;
 use crate::homeward::Homeward;
-use crate::limits::Kinds;
 use crate::links::NoLink;
 use crate::packing::Packing;
-use crate::placement::{Choice, Placement};
+use crate::placement::Placement;
 use crate::rebuild::Rebuild;
 use crate::relink::Unreached;
-use crate::spill::{Done, Spill};
+use crate::sending::{LOCKED, STUCK_MS, Turn};
+use crate::spill::Done;
 use crate::statblock::Stat;
 use crate::threads::Wake;
 
-/// What one lock hands out: copying it takes some 20 us, which a fault may have to wait for. The message may as well be short: a page in a batch of 64
-/// costs as little as in one of 256.
-const LOCKED: BatchLimit = BatchLimit { pages: BATCH_PAGES / 4, bytes: BATCH_BYTES / 8 };
 /// Flushes are collected this long, then sent together.
 const FLUSH_DELAY_MS: u64 = 20;
 /// A holder that said it is full is asked again after this.
 pub(crate) const FULL_MS: u64 = 1000;
-/// Nothing could be sent: look again, as long as the store is over its limit and there are peers.
-const STUCK_MS: u64 = 1000;
-/// What one lock moves to make sparse slabs empty: about 10 us.
-const COMPACT_BYTES: usize = 64 << 10;
 /// Batches sent, or steps of compaction done, before answers are looked at again.
 const MAX_TURNS: usize = 16;
 
 pub struct Remotifier {
     engine: Weak<Engine>,
-    wake: Arc<Wake>,
+    pub(crate) wake: Arc<Wake>,
     pub(crate) bulks: Vec<Bulk>,
-    batch: Batch,
-    packing: Packing,
+    pub(crate) batch: Batch,
+    /// Lined up to send a batch of one of them.
+    pub(crate) classes: Vec<Class>,
+    pub(crate) last_class: Class,
+    pub(crate) packing: Packing,
     pub(crate) orders: Vec<FlushOrder>,
     answered: Vec<Answered>,
     pub(crate) placement: Placement,
@@ -53,22 +47,12 @@ pub struct Remotifier {
     /// What was last counted of the disk's condition.
     disk_word: &'static str,
     /// Under way: goes on to a little below the limit.
-    sending: bool,
+    pub(crate) sending: bool,
     flush_at_ms: Option<u64>,
     pub(crate) unreached: Unreached,
     pub(crate) homeward: Homeward,
     /// The last batch left then.
     pub(crate) sent_ms: u64,
-}
-
-/// What a turn of sending came to.
-enum Turn {
-    Sent,
-    /// The store is below its limit.
-    Enough,
-    /// All links that could take more are busy: their answers come first.
-    Busy,
-    NowhereToPut,
 }
 
 impl Remotifier {
@@ -78,6 +62,8 @@ impl Remotifier {
             wake,
             bulks: engine.take_adopted_links().into_iter().map(|(holder, link)| Bulk::new(holder, link)).collect(),
             batch: Batch::default(),
+            classes: Vec::new(),
+            last_class: Class::RUN,
             packing: Packing::new(engine),
             orders: Vec::new(),
             answered: Vec::new(),
@@ -242,7 +228,7 @@ impl Remotifier {
     }
 
     /// To the spill file at once, to links in order. What has no link for the moment stays in `orders`, in order.
-    fn hand_out_orders(&mut self, engine: &Engine) {
+    pub(crate) fn hand_out_orders(&mut self, engine: &Engine) {
         let (mut waiting, mut dead) = (Vec::new(), Vec::new());
         for order in std::mem::take(&mut self.orders) {
             if order.holder == SPILL {
@@ -263,7 +249,7 @@ impl Remotifier {
         self.orders = waiting;
     }
 
-    fn send_flushes(&mut self, engine: &Engine, now_ms: u64) {
+    pub(crate) fn send_flushes(&mut self, engine: &Engine, now_ms: u64) {
         let mut index = 0;
         while index < self.bulks.len() {
             match self.bulks[index].send_flushes(now_ms) {
@@ -277,146 +263,6 @@ impl Remotifier {
                 }
             }
         }
-    }
-
-    /// One batch, or one step of compaction, if the store is over its limit.
-    fn send(&mut self, engine: &Engine, now_ms: u64) -> Turn {
-        let limit_bytes = engine.limits.soft_limit_bytes();
-        let sending = self.sending;
-        let (used, in_transit, wasted) =
-            engine.with_tmem(|tmem| (tmem.bytes_used(), tmem.bytes_in_transit(), tmem.bytes_wasted()));
-        let Some(wanted) = next_batch(used, in_transit, limit_bytes, sending) else {
-            self.set_stuck(engine, 0);
-            return if in_transit > 0 { Turn::Busy } else { Turn::Enough };
-        };
-        if next_batch(used, in_transit + wasted, limit_bytes, sending).is_none() {
-            // What is over the limit is only holes: they are closed before anything else leaves.
-            if compact(engine) {
-                return Turn::Sent;
-            }
-        }
-        self.sending = true;
-        let limit = BatchLimit { pages: wanted.pages.min(LOCKED.pages), bytes: wanted.bytes.min(LOCKED.bytes) };
-        let kinds = engine.limits.kinds_for_peers();
-        engine.stats().add(Stat::RemotifyOverShare, u64::from(engine.limits.is_over_share()));
-        let mut turn = self.send_somewhere(engine, (kinds.persistent || kinds.ephemeral, kinds), limit, now_ms);
-        if matches!(turn, Turn::Enough) && kinds.ephemeral && !kinds.persistent {
-            // Nothing more that may go to a peer: the rest has the spill file, or stays.
-            turn = self.send_somewhere(engine, (false, kinds), limit, now_ms);
-        }
-        turn
-    }
-
-    fn send_somewhere(&mut self, engine: &Engine, (peers, kinds): (bool, Kinds), limit: BatchLimit, now_ms: u64) -> Turn {
-        let turn = match self.site(engine, peers, limit.bytes as u64, now_ms) {
-            Choice::Site(site) => self.send_batch(engine, site, kinds, limit, now_ms),
-            Choice::Busy => return Turn::Busy,
-            Choice::Nowhere => Turn::NowhereToPut,
-        };
-        self.set_stuck(engine, if matches!(turn, Turn::NowhereToPut) { now_ms + STUCK_MS } else { 0 });
-        turn
-    }
-
-    /// Holders that have a link, for the next batch.
-    fn site(&mut self, engine: &Engine, peers: bool, need_bytes: u64, now_ms: u64) -> Choice {
-        loop {
-            let takers = (peers, engine.spill().is_some_and(Spill::takes_pages));
-            let choice = self.placement.choose(engine, &self.bulks, takers, need_bytes, now_ms);
-            let Choice::Site(site) = choice else { return choice };
-            if site.has(SPILL) && !engine.spill().is_some_and(Spill::has_room_for_batch) {
-                return Choice::Busy;
-            }
-            let mut nodes = Vec::new();
-            let mut usable = true;
-            for holder in site.holders().iter().filter(|holder| **holder != SPILL) {
-                if self.bulk(engine, *holder).is_err() {
-                    // Out of the choice for a while: trying again may take a second each time.
-                    engine.holders().update(*holder, |entry| entry.full_until_ms = crate::now_ms() + 2 * FULL_MS);
-                    usable = false;
-                }
-                nodes.extend(engine.holders().get(*holder).map(|entry| entry.node));
-            }
-            // Who a holder is may only be known since its link is open.
-            nodes.sort_unstable();
-            let together = nodes.windows(2).any(|pair| pair[0] == pair[1]);
-            if usable && !together {
-                return choice;
-            }
-        }
-    }
-
-    /// Whoever waits for room need not, as long as there is nowhere to put pages; and a put need not wake us before it is time to look again.
-    fn set_stuck(&self, engine: &Engine, until_ms: u64) {
-        if engine.limits.stuck_until_ms.swap(until_ms, Relaxed) != until_ms {
-            engine.limits.room.ring();
-        }
-    }
-
-    fn send_batch(&mut self, engine: &Engine, mut site: Site, kinds: Kinds, limit: BatchLimit, now_ms: u64) -> Turn {
-        let (batch, orders) = (&mut self.batch, &mut self.orders);
-        let mut pool = PoolKind::Persistent;
-        engine.with_tmem(|tmem| {
-            // Flushes that were queued before the batch is begun MUST reach the holders before it.
-            tmem.take_flushes(usize::MAX, orders);
-            let peer = site.first().filter(|holder| *holder != SPILL);
-            batch.clear();
-            if kinds.persistent || peer.is_none() {
-                tmem.begin_remotify(pool, site, limit, batch);
-            }
-            if let Some(peer) = peer.filter(|_| batch.is_empty() && kinds.ephemeral) {
-                // Of a page that may vanish one copy is enough.
-                (pool, site) = (PoolKind::Ephemeral, Site::of(&[peer]));
-                tmem.begin_remotify(pool, site, limit, batch);
-            }
-        });
-        if !self.orders.is_empty() {
-            self.hand_out_orders(engine);
-            self.send_flushes(engine, now_ms);
-        }
-        if self.batch.is_empty() {
-            // Over the limit, and no page that may leave: what is there is on its way, or it is an empty slab kept in reserve.
-            if self.bulks.iter().any(Bulk::is_busy) || engine.spill().is_some_and(Spill::is_busy) {
-                return Turn::Busy;
-            }
-            return if compact(engine) { Turn::Sent } else { Turn::Enough };
-        }
-        self.sent_ms = now_ms;
-        let to_peers = site.holders().iter().any(|holder| *holder != SPILL);
-        site.holders().iter().filter(|holder| **holder != SPILL).for_each(|holder| self.renew_link(engine, *holder));
-        if to_peers {
-            self.packing.pack(engine, &self.batch, site.code());
-        }
-        let mut pages = (0, if to_peers { self.packing.pages(0) } else { Vec::new() });
-        let mut troubles = Vec::new();
-        for (holder, shard) in site.shards().filter(|(holder, _)| *holder != SPILL) {
-            if pages.0 != shard {
-                pages = (shard, self.packing.pages(shard));
-            }
-            let sent = match self.bulks.iter_mut().find(|bulk| bulk.holder == holder) {
-                Some(bulk) if bulk.has_room_for_batch() => bulk.send_batch(pool, &pages.1, Purpose::Leaves, now_ms),
-                _ => Ok(false),
-            };
-            if sent != Ok(true) {
-                troubles.push((holder, sent.err()));
-            }
-        }
-        drop(pages);
-        // Last, for it takes the batch along. What a peer's link did not take is local again, and need not be written.
-        if let Some(spill) = engine.spill().filter(|_| site.has(SPILL) && troubles.is_empty()) {
-            let batch = std::mem::take(&mut self.batch);
-            self.batch = spill.submit(batch, to_peers, &self.wake);
-        }
-        let turn = if troubles.is_empty() { Turn::Sent } else { Turn::Busy };
-        for (holder, trouble) in troubles {
-            engine.with_tmem(|tmem| self.batch.iter().for_each(|(handle, version, _)| tmem.refused(&handle, version, holder)));
-            if let Some(trouble) = trouble
-                && let Some(index) = self.bulks.iter().position(|bulk| bulk.holder == holder)
-            {
-                let bulk = self.bulks.swap_remove(index);
-                self.mend(engine, bulk, trouble);
-            }
-        }
-        turn
     }
 
     /// What the spill file has written, or could not.
@@ -455,13 +301,4 @@ impl Remotifier {
             engine.limits.room.ring();
         }
     }
-}
-
-/// One step under the lock. False: the store is as dense as it gets.
-fn compact(engine: &Engine) -> bool {
-    let compacted = engine.with_tmem(|tmem| tmem.compact(COMPACT_BYTES));
-    if compacted.freed_bytes > 0 {
-        engine.limits.room.ring();
-    }
-    compacted.moved_bytes + compacted.freed_bytes > 0
 }

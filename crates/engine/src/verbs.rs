@@ -2,12 +2,13 @@
 
 use ramster_core::backend::{Backend, Get, Keep, Lost, Put, Refusal};
 use ramster_core::compress::Packer;
-use ramster_core::handle::{Handle, ObjectId, PoolId, PoolKind};
+use ramster_core::handle::{Class, Handle, ObjectId, PoolId, PoolKind};
 use ramster_core::page::Page;
 
 use crate::clock::now_ns;
 use crate::engine::Engine;
 use crate::histograms::{SAMPLE, Timed};
+use crate::options::{Durability, StartError};
 use crate::putter::put_one;
 use crate::statblock::Stat;
 
@@ -19,6 +20,16 @@ const LOOK_AGAIN_MS: u64 = 100;
 const SPARE_PACKERS: usize = 8;
 
 impl Engine {
+    /// For pools with a durability of their own, which stays when the run's changes. An error: this engine cannot have it.
+    pub fn class_of(&self, durability: Durability) -> Result<Class, StartError> {
+        durability.check(self.spill().is_some())?;
+        durability.class().ok_or_else(|| StartError(format!("durability: {durability:?} is not known")))
+    }
+
+    pub fn new_pool_of(&self, class: Class) -> Result<PoolId, Refusal> {
+        self.with_tmem(|tmem| tmem.new_pool(class))
+    }
+
     fn with_packer<T>(&self, work: impl FnOnce(&mut Packer) -> T) -> T {
         let spare = self.packers.lock().pop();
         let mut packer = spare.unwrap_or_else(|| self.new_packer());
@@ -45,19 +56,27 @@ impl Backend for Engine {
     fn put(&self, handle: &Handle, page: &Page) -> Put {
         let begun_ns = now_ns();
         let deadline_ms = begun_ns / 1_000_000 + PUT_PATIENCE_MS;
+        let mut is_last = false;
         loop {
             let heard = self.limits.room.listen();
             let outcome = self.with_packer(|packer| put_one(self, packer, handle, page));
             let full = outcome == Put::Rejected(Refusal::StoreFull);
             let left_ms = deadline_ms.saturating_sub(crate::now_ms());
-            if !full || left_ms == 0 || !self.is_making_room() {
-                if outcome == Put::Stored && self.stats().get(Stat::Puts).is_multiple_of(SAMPLE) {
-                    self.stats().time(Timed::Put, now_ns().saturating_sub(begun_ns));
-                }
-                return outcome;
+            if full && left_ms > 0 && self.is_making_room() {
+                // Pages are leaving. Nothing is kept under the handle meanwhile.
+                is_last = false;
+                self.limits.room.wait(heard, left_ms.min(LOOK_AGAIN_MS));
+                continue;
             }
-            // Pages are leaving. Nothing is kept under the handle meanwhile.
-            self.limits.room.wait(heard, left_ms.min(LOOK_AGAIN_MS));
+            if full && left_ms > 0 && !is_last && self.has_somewhere() {
+                // The last page that made room may have gone between the put and the look.
+                is_last = true;
+                continue;
+            }
+            if outcome == Put::Stored && self.stats().get(Stat::Puts).is_multiple_of(SAMPLE) {
+                self.stats().time(Timed::Put, now_ns().saturating_sub(begun_ns));
+            }
+            return outcome;
         }
     }
 

@@ -230,6 +230,30 @@ fn spilled_pages_are_there_for_both_sides_of_many_forks() {
     assert!(engine.stats().get(Stat::PagesSpilled) > 1000);
 }
 
+/// The run's is none: without the pool's own nothing of it would be written to the disk.
+#[test]
+fn a_childs_pools_keep_their_durability() {
+    let _one = ONE_AT_A_TIME.lock();
+    let holder = server(1, 256 << 20);
+    let spill_dir = Some(std::env::temp_dir());
+    let options = Options { store_bytes: Some(64 << 10), peers: peers(&[&holder]), spill_dir, ..Options::default() };
+    let engine = Engine::start(&options).expect("engine");
+    let own = engine.new_pool_of(engine.class_of(Durability::Disk).expect("a class")).expect("pool");
+    let runs = engine.new_pool(PoolKind::Persistent).expect("pool");
+    let spilled = || engine.stats().get(Stat::PagesSpilled);
+    let child = fork(&engine, || {
+        put_all(&engine, runs, 600, 0);
+        wait_at_limit(&engine);
+        assert_eq!(spilled(), 0);
+        put_all(&engine, own, 600, 0);
+        wait_at_limit(&engine);
+        assert!(spilled() > 400);
+        assert_pages(&engine, own, |_| Some(0), 600);
+        assert_pages(&engine, runs, |_| Some(0), 600);
+    });
+    child();
+}
+
 #[test]
 fn a_child_that_only_ends_costs_its_parent_nothing() {
     let _one = ONE_AT_A_TIME.lock();

@@ -6,13 +6,13 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use ramster_core::backend::{Backend, Get, Keep, Put, Refusal};
-use ramster_core::handle::{Handle, ObjectId, PoolId, PoolKind};
+use ramster_core::handle::{Class, Handle, ObjectId, PoolId, PoolKind};
 use ramster_core::page::{PAGE_BYTES, Page};
-use ramster_engine::{Directives, Options};
+use ramster_engine::{Directives, Durability, Options};
 
 use crate::errors::{self, ConfigError, StartError};
 use crate::fork;
-use crate::plain::{from_dict, to_dict};
+use crate::plain::{from_dict, from_plain, to_dict};
 
 #[pyclass(module = "ramster._native", frozen)]
 pub struct Engine {
@@ -57,13 +57,24 @@ impl Engine {
         Ok(Engine { engine })
     }
 
-    fn new_pool(&self, kind: &str) -> PyResult<u32> {
+    #[pyo3(signature = (kind, durability = None))]
+    fn new_pool(&self, kind: &str, durability: Option<&Bound<'_, PyAny>>) -> PyResult<u32> {
         let kind = match kind {
             "ephemeral" => PoolKind::Ephemeral,
             "persistent" => PoolKind::Persistent,
             other => return Err(PyValueError::new_err(format!("kind: {other:?} is neither \"ephemeral\" nor \"persistent\""))),
         };
-        self.engine.new_pool(kind).map(|pool| pool.0).map_err(refusal)
+        let class = match durability {
+            None => Class::of(kind),
+            Some(_) if kind == PoolKind::Ephemeral => {
+                return Err(PyValueError::new_err("durability: pages of ephemeral pools may vanish, and have one copy"));
+            }
+            Some(durability) => {
+                let durability = from_plain::<Durability>("durability", durability)?;
+                self.engine.class_of(durability).map_err(|error| ConfigError::new_err(error.to_string()))?
+            }
+        };
+        self.engine.new_pool_of(class).map(|pool| pool.0).map_err(refusal)
     }
 
     fn put(&self, py: Python<'_>, pool: u32, object: &[u8], index: u32, data: &[u8]) -> PyResult<bool> {

@@ -10,7 +10,12 @@ use crate::errors::ConfigError;
 
 /// `what` names the dict in the error: "options", "directives".
 pub fn from_dict<T: DeserializeOwned>(what: &str, dict: &Bound<'_, PyDict>) -> PyResult<T> {
-    let text: String = dict.py().import("json")?.call_method1("dumps", (dict,))?.extract()?;
+    from_plain(what, dict.as_any())
+}
+
+/// The same of a word or whatever else JSON has.
+pub fn from_plain<T: DeserializeOwned>(what: &str, plain: &Bound<'_, PyAny>) -> PyResult<T> {
+    let text: String = plain.py().import("json")?.call_method1("dumps", (plain,))?.extract()?;
     serde_json::from_str(&text).map_err(|error| ConfigError::new_err(format!("{what}: {error}")))
 }
 

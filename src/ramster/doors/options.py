@@ -91,11 +91,15 @@ def _peers(text: str, of: str) -> list[dict[str, Any]]:
 
 
 def _durability(wishes: Wishes) -> durability.Durability:
-    """As the engine reads it."""
-    of = wishes.prefix + "durability"
-    found = durability.parse(wishes.durability or "auto", of=of)
-    if found == "disk" and wishes.spill is None:
-        raise ConfigError(f"{of}: disk needs a directory; name it with {wishes.prefix}spill")
+    of, spill = wishes.prefix + "durability", wishes.prefix + "spill"
+    return durable(wishes.durability or "auto", of=of, spill=spill, has_spill=wishes.spill is not None)
+
+
+def durable(text: str, *, of: str, spill: str, has_spill: bool) -> durability.Durability:
+    """As the engine reads it. Raises ConfigError that begins with `of` and names `spill`, where a directory is said."""
+    found = durability.parse(text, of=of)
+    if found == "disk" and not has_spill:
+        raise ConfigError(f"{of}: disk needs a directory; name it with {spill}")
     return found
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from ramster import _native
-from ramster.doors import runtime
+from ramster.doors import options, runtime
 
 PAGE_BYTES = 4096
 OBJECT_BYTES = 24
@@ -52,11 +52,9 @@ def object_id(name: int | bytes | str) -> bytes:
 class _Pages:
     """What both kinds share. Thread-safe."""
 
-    _kind: str
-
-    def __init__(self) -> None:
-        self._shared = _shared_engine()
-        self._pool = self._shared.new_pool(self._kind)
+    def __init__(self, shared: _native.Engine, pool: int) -> None:
+        self._shared = shared
+        self._pool = pool
         self._open = True
 
     def put(self, name: int | bytes | str, index: int, data: bytes) -> bool:
@@ -100,10 +98,22 @@ class _Pages:
 class Pool(_Pages):
     """A persistent pool of pages of 4096 bytes: what was put stays until it is flushed.
 
-    Raises StartError or ConfigError when the engine cannot start with what `ramster.configure` was given.
+    durability: what its pages need before their last copy here goes, as in `ramster.configure`: `none`, `copies=2`, `disk`
+        (with a `spill` configured), `ec=2+1`, `auto`. By default that of the whole run, also when `ramster set` changes it;
+        one of its own stays as it is.
+
+    Raises ConfigError for a durability that cannot be, and StartError or ConfigError when the engine cannot start with what
+    `ramster.configure` was given.
     """
 
-    _kind = "persistent"
+    def __init__(self, *, durability: str | None = None) -> None:
+        wanted = None
+        if durability is not None:
+            wanted = options.durable(
+                durability, of="durability", spill="ramster.configure(spill=...)", has_spill=runtime.has_spill()
+            )
+        shared = _shared_engine()
+        super().__init__(shared, shared.new_pool("persistent", wanted))
 
     def get(self, name: int | bytes | str, index: int, *, keep: bool = True) -> bytes | None:
         """The 4096 bytes of a page, or None when it was never put. `keep=False` takes it out.
@@ -114,12 +124,15 @@ class Pool(_Pages):
 
 
 class Cache(_Pages):
-    """An ephemeral pool of pages of 4096 bytes: the least recently used go when room is needed.
+    """An ephemeral pool of pages of 4096 bytes: the least recently used go when room is needed. Away from here each has one
+    copy, whatever the durability of the run: it may vanish anyway.
 
     Raises StartError or ConfigError when the engine cannot start with what `ramster.configure` was given.
     """
 
-    _kind = "ephemeral"
+    def __init__(self) -> None:
+        shared = _shared_engine()
+        super().__init__(shared, shared.new_pool("ephemeral"))
 
     def get(self, name: int | bytes | str, index: int) -> bytes | None:
         """Takes out the 4096 bytes of a page, or returns None when it is not there (any more). Put it again to keep it."""

@@ -87,6 +87,13 @@ def engine_options() -> dict[str, Any]:
         return dict(_started)
 
 
+def has_spill() -> bool:
+    """Whether a directory on disk is configured."""
+    with _lock:
+        found = _started if _started is not None else options.build(_wishes, program=_program())
+    return "spill_dir" in found
+
+
 def stats() -> dict[str, int]:
     """What the pager of this process has done and holds: counters since its start, and bytes now.
 

@@ -4,10 +4,12 @@
 //! grows with the puts; the hand takes from the chunk before it the pages that are old, and leaves the young for its next round.
 //! Neighbours so travel together, which is what a later read-ahead wants.
 
+use std::cmp::Reverse;
+
 use super::entry::Entry;
 use super::objects::{At, CHUNK_PAGES, NONE, Objects};
 use super::states::State;
-use crate::handle::PoolKind;
+use crate::handle::Class;
 
 /// The chunks that have local pages, in a circle; `head` is before the hand.
 #[derive(Clone, Copy)]
@@ -45,11 +47,11 @@ impl Objects {
     }
 
     /// Old local pages, oldest first, until `take` says false. It must not change the ring.
-    pub fn old_pages(&mut self, kind: PoolKind, age: u8, take: &mut dyn FnMut(At, &Entry) -> bool) {
+    pub fn old_pages(&mut self, class: Class, age: u8, take: &mut dyn FnMut(At, &Entry) -> bool) {
         let mut taken = false;
         for old in OLD {
-            for _ in 0..self.rings[kind as usize].len.min(LOOK_CHUNKS) {
-                let chunk = self.rings[kind as usize].head;
+            for _ in 0..self.rings[class.index()].len.min(LOOK_CHUNKS) {
+                let chunk = self.rings[class.index()].head;
                 let mut bits = self.present(chunk);
                 while bits != 0 {
                     let at = At { chunk, bit: bits.trailing_zeros() };
@@ -63,7 +65,7 @@ impl Objects {
                     }
                 }
                 // What is left of this chunk has its turn after all others.
-                self.rings[kind as usize].head = self.chunks[chunk as usize].ring_next;
+                self.rings[class.index()].head = self.chunks[chunk as usize].ring_next;
             }
             if taken {
                 return;
@@ -71,12 +73,33 @@ impl Objects {
         }
     }
 
+    /// The persistent classes that have local pages, the one whose hand is before the oldest page first; equals in turn, from the one after `last` on.
+    /// Looks at one chunk of each.
+    pub fn classes_by_age(&self, age: u8, last: Class, out: &mut Vec<Class>) {
+        out.clear();
+        out.extend(self.local_classes.without(Class::EPHEMERAL).iter());
+        if out.len() > 1 {
+            let turn = |class: &Class| (class.index() + Class::COUNT - last.index() - 1) % Class::COUNT;
+            out.sort_by_cached_key(|class| (Reverse(self.age_before_hand(*class, age)), turn(class)));
+        }
+    }
+
+    fn age_before_hand(&self, class: Class, age: u8) -> u8 {
+        let head = self.rings[class.index()].head;
+        if head == NONE {
+            return 0;
+        }
+        let local = self.pages_of(head).map(|at| self.entry(at)).filter(|entry| entry.state() == State::Local);
+        local.map(|entry| entry.years(age)).max().unwrap_or(0)
+    }
+
     fn link(&mut self, chunk: u32) {
-        let kind = self.chunks[chunk as usize].kind;
-        let ring = &mut self.rings[kind as usize];
+        let class = self.chunks[chunk as usize].class;
+        let ring = &mut self.rings[class.index()];
         ring.len += 1;
         if ring.head == NONE {
             ring.head = chunk;
+            self.local_classes = self.local_classes.with(class);
             (self.chunks[chunk as usize].ring_prev, self.chunks[chunk as usize].ring_next) = (chunk, chunk);
             return;
         }
@@ -88,14 +111,15 @@ impl Objects {
     }
 
     fn unlink(&mut self, chunk: u32) {
-        let (prev, next, kind) = {
+        let (prev, next, class) = {
             let chunk = &self.chunks[chunk as usize];
-            (chunk.ring_prev, chunk.ring_next, chunk.kind)
+            (chunk.ring_prev, chunk.ring_next, chunk.class)
         };
-        let ring = &mut self.rings[kind as usize];
+        let ring = &mut self.rings[class.index()];
         ring.len -= 1;
         if ring.len == 0 {
             ring.head = NONE;
+            self.local_classes = self.local_classes.without(class);
             return;
         }
         if ring.head == chunk {

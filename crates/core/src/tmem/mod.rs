@@ -22,7 +22,7 @@ pub use transit::{Acknowledged, Away, Fetched, Unfetched};
 
 use crate::backend::{Keep, Lost, Put, Refusal};
 use crate::compress::{Kind, Packed};
-use crate::handle::{Handle, HolderId, ObjectId, PoolId, PoolKind, Version};
+use crate::handle::{Class, Classes, Handle, HolderId, ObjectId, PoolId, PoolKind, Version};
 use crate::page::Digest;
 use crate::store::{SlabMemory, Store};
 use entry::Entry;
@@ -96,8 +96,8 @@ impl<M: SlabMemory> Tmem<M> {
         }
     }
 
-    pub fn new_pool(&mut self, kind: PoolKind) -> Result<PoolId, Refusal> {
-        self.objects.new_pool(kind).ok_or_else(|| {
+    pub fn new_pool(&mut self, class: impl Into<Class>) -> Result<PoolId, Refusal> {
+        self.objects.new_pool(class.into()).ok_or_else(|| {
             self.counters.pools_refused += 1;
             Refusal::TooManyPools
         })
@@ -276,6 +276,16 @@ impl<M: SlabMemory> Tmem<M> {
         self.pages[State::Remote as usize] + self.pages[State::InTransit as usize]
     }
 
+    /// Those that have pages here which could leave: a load, for every put.
+    pub fn local_classes(&self) -> Classes {
+        self.objects.local_classes
+    }
+
+    /// The persistent ones among them in the order in which they are to leave: the oldest page first, equals in turn after `last`, from which the last batch was.
+    pub fn classes_by_age(&self, last: Class, out: &mut Vec<Class>) {
+        self.objects.classes_by_age(self.age, last, out);
+    }
+
     /// Over its new limit the store only refuses; making room is the remotifier's.
     pub fn set_limit_bytes(&mut self, limit_bytes: u64) {
         self.store.set_limit_bytes(limit_bytes);
@@ -340,7 +350,7 @@ impl<M: SlabMemory> Tmem<M> {
     }
 
     fn kind_of(&self, at: At) -> PoolKind {
-        self.objects.chunks[at.chunk as usize].kind
+        self.objects.chunks[at.chunk as usize].class.kind()
     }
 
     fn leave_behind(&mut self, at: At, frees: bool) {

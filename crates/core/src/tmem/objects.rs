@@ -4,7 +4,7 @@
 use super::entry::Entry;
 use super::hand::Ring;
 use super::hash::Keyed;
-use crate::handle::{Handle, ObjectId, PoolId, PoolKind};
+use crate::handle::{Class, Classes, Handle, ObjectId, PoolId};
 use std::collections::HashMap;
 
 pub const CHUNK_PAGES: u32 = 64;
@@ -31,7 +31,7 @@ impl At {
 
 #[derive(Clone)]
 pub struct Pool {
-    pub kind: PoolKind,
+    class: Class,
     objects: HashMap<ObjectId, u32, Keyed>,
 }
 
@@ -58,7 +58,7 @@ pub struct Chunk {
     pub ring_next: u32,
     /// Entries in state Local: a chunk without any is not in the ring.
     pub local: u8,
-    pub kind: PoolKind,
+    pub class: Class,
 }
 
 #[derive(Clone)]
@@ -71,7 +71,9 @@ pub struct Objects {
     free_chunks: Vec<u32>,
     /// (object, number) to chunk.
     numbers: HashMap<u64, u32, Keyed>,
-    pub rings: [Ring; 2],
+    pub rings: [Ring; Class::COUNT],
+    /// Those whose ring is not empty.
+    pub local_classes: Classes,
     /// The object and chunk last found: neighbours come together.
     last_object: (PoolId, ObjectId, u32),
     last_chunk: (u64, u32),
@@ -89,7 +91,8 @@ impl Objects {
             chunks: Vec::new(),
             free_chunks: Vec::new(),
             numbers: HashMap::with_hasher(key),
-            rings: [Ring::EMPTY; 2],
+            rings: [Ring::EMPTY; Class::COUNT],
+            local_classes: Classes::default(),
             last_object: (PoolId(NONE), ObjectId([0; 3]), NONE),
             last_chunk: (u64::MAX, NONE),
             key,
@@ -97,13 +100,13 @@ impl Objects {
     }
 
     /// None when there are too many. Numbers are never used twice: a holder may still hear of the old pool's end.
-    pub fn new_pool(&mut self, kind: PoolKind) -> Option<PoolId> {
+    pub fn new_pool(&mut self, class: Class) -> Option<PoolId> {
         if self.pools.len() >= POOLS_MAX || self.next_pool == NONE {
             return None;
         }
         let pool = PoolId(self.next_pool);
         self.next_pool += 1;
-        self.pools.insert(pool, Pool { kind, objects: HashMap::with_hasher(self.key) });
+        self.pools.insert(pool, Pool { class, objects: HashMap::with_hasher(self.key) });
         Some(pool)
     }
 
@@ -249,7 +252,7 @@ impl Objects {
             None => return None,
         };
         let owner = &mut self.objects[object as usize];
-        let kind = self.pools.get(&owner.pool)?.kind;
+        let class = self.pools.get(&owner.pool)?.class;
         let next = std::mem::replace(&mut owner.first, chunk);
         owner.chunks += 1;
         if next != NONE {
@@ -265,7 +268,7 @@ impl Objects {
             ring_prev: NONE,
             ring_next: NONE,
             local: 0,
-            kind,
+            class,
         };
         if chunk as usize == self.chunks.len() {
             self.chunks.push(fresh);

@@ -3,7 +3,7 @@
 use super::Tmem;
 use super::objects::At;
 use super::states::Event;
-use crate::handle::PoolKind;
+use crate::handle::Class;
 use crate::store::{Compacted, SlabMemory, SlotRef};
 
 /// A put makes room this often before it is refused; each time costs some microseconds under the lock.
@@ -44,7 +44,7 @@ impl<M: SlabMemory> Tmem<M> {
 
     fn evict(&mut self) -> usize {
         let mut old = Vec::with_capacity(EVICT_PAGES);
-        self.objects.old_pages(PoolKind::Ephemeral, self.age, &mut |at, _| {
+        self.objects.old_pages(Class::EPHEMERAL, self.age, &mut |at, _| {
             old.push(at);
             old.len() < EVICT_PAGES
         });

@@ -8,7 +8,7 @@ use super::states::{Event, State};
 use super::{Batch, Tmem};
 use crate::backend::{Keep, Loss, Lost};
 use crate::compress::{Kind, Packed};
-use crate::handle::{Handle, HolderId, PoolKind, Version};
+use crate::handle::{Class, Handle, HolderId, PoolKind, Version};
 use crate::remotify::BatchLimit;
 use crate::store::SlabMemory;
 
@@ -52,15 +52,15 @@ pub struct Away {
 }
 
 impl<M: SlabMemory> Tmem<M> {
-    /// Marks old local pages as in transit to the holders of `site`, which all are to be sent `batch` (cleared first). What is sent has a version of its own, the
+    /// Marks old local pages of one class as in transit to the holders of `site`, which all are to be sent `batch` (cleared first). What is sent has a version of its own, the
     /// same for all of them, so whatever is heard of it later, however late, is told apart from any other.
-    pub fn begin_remotify(&mut self, kind: PoolKind, site: Site, limit: BatchLimit, batch: &mut Batch) {
+    pub fn begin_remotify(&mut self, class: impl Into<Class>, site: Site, limit: BatchLimit, batch: &mut Batch) {
         batch.clear();
         let missing = site.holders().len() as u8;
         let Some(site) = self.site_number(site).filter(|_| missing > 0) else { return };
         let (store, mut version, mut chosen) = (&self.store, self.next_version, Vec::with_capacity(limit.pages));
         let mut bytes = 0;
-        self.objects.old_pages(kind, self.age, &mut |at, entry| {
+        self.objects.old_pages(class.into(), self.age, &mut |at, entry| {
             bytes += entry.slot.len();
             if chosen.len() >= limit.pages || bytes > limit.bytes {
                 return false;
@@ -128,7 +128,7 @@ impl<M: SlabMemory> Tmem<M> {
         let before = self.counters.pages_lost;
         let having = self.sites.having(holder);
         for at in self.all(|entry| sites::is_marked(&having, entry.site)) {
-            match (self.objects.entry(at).state(), self.objects.chunks[at.chunk as usize].kind) {
+            match (self.objects.entry(at).state(), self.kind_of(at)) {
                 (State::InTransit, _) => self.take_back(at, holder),
                 (State::Remote, _) if self.lose_copy(at, holder).is_some() => {}
                 (State::Remote, PoolKind::Persistent) => self.lose(at, holder, Loss::HolderDied),
@@ -235,10 +235,22 @@ impl<M: SlabMemory> Tmem<M> {
     }
 
     /// Persistent pages at such sites, from chunk `cursor` on as for `remote_pages`; looks at `chunks` at most, and ends with a whole one at `max` pages.
-    pub fn pages_at(&self, wanted: &dyn Fn(&Site) -> bool, cursor: &mut u32, (chunks, max): (usize, usize), out: &mut Vec<Away>) {
+    pub fn pages_at(&self, wanted: &dyn Fn(&Site) -> bool, cursor: &mut u32, limits: (usize, usize), out: &mut Vec<Away>) {
+        self.pages_of_class_at(&|_, site| wanted(site), cursor, limits, out);
+    }
+
+    /// The same where the class has a say in it.
+    pub fn pages_of_class_at(
+        &self,
+        wanted: &dyn Fn(Class, &Site) -> bool,
+        cursor: &mut u32,
+        (chunks, max): (usize, usize),
+        out: &mut Vec<Away>,
+    ) {
         self.walk(cursor, chunks, &mut |at, entry| {
             let site = self.sites.get(entry.site);
-            if self.objects.chunks[at.chunk as usize].kind == PoolKind::Persistent && wanted(&site) {
+            let class = self.objects.chunks[at.chunk as usize].class;
+            if class.kind() == PoolKind::Persistent && wanted(class, &site) {
                 out.push(Away { handle: self.objects.handle(at), version: entry.version, site, bytes: entry.slot.len() });
             }
             out.len() < max

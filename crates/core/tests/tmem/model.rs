@@ -4,7 +4,6 @@ use crate::world::{HOLDERS, World};
 use proptest::prelude::*;
 use ramster_core::backend::Keep;
 use ramster_core::compress::Codec;
-use ramster_core::handle::PoolKind;
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -15,7 +14,7 @@ enum Op {
     FlushRange { page: Page, count: u32 },
     FlushObject(Page),
     DestroyPool(usize),
-    SendBatch { ephemeral: bool, holder: u16, copies: u16, pages: usize },
+    SendBatch { pool: usize, holder: u16, copies: u16, pages: usize },
     SendFlushes,
     Deliver { holder: u16, stores: bool, answers: bool, count: usize },
     Hear { which: usize, count: usize },
@@ -23,7 +22,7 @@ enum Op {
     Kill(u16),
     GiveUp(u16),
     Repatriate(u16),
-    Rebuild { holder: u16, wanted: usize },
+    Rebuild { pool: usize, holder: u16, wanted: usize },
     Compact,
     SetLimit(u64),
     Fork,
@@ -63,10 +62,9 @@ fn apply(world: &mut World, op: Op) {
             world.flush_object(handle);
         }
         Op::DestroyPool(which) => world.destroy_pool(which),
-        Op::SendBatch { ephemeral, holder, copies, pages } => {
-            let kind = if ephemeral { PoolKind::Ephemeral } else { PoolKind::Persistent };
+        Op::SendBatch { pool, holder, copies, pages } => {
             // No copies: three shards.
-            world.send_batch(kind, &site_of(holder, if copies == 0 { 3 } else { copies }), copies == 0, pages);
+            world.send_batch(pool, &site_of(holder, if copies == 0 { 3 } else { copies }), copies == 0, pages);
         }
         Op::SendFlushes => world.send_flushes(),
         Op::Deliver { holder, stores, answers, count } => {
@@ -86,7 +84,7 @@ fn apply(world: &mut World, op: Op) {
         Op::Repatriate(holder) => {
             world.repatriate(holder);
         }
-        Op::Rebuild { holder, wanted } => world.rebuild(holder, wanted),
+        Op::Rebuild { pool, holder, wanted } => world.rebuild(pool, holder, wanted),
         Op::Compact => world.compact(),
         Op::SetLimit(limit_bytes) => world.tmem.set_limit_bytes(limit_bytes),
         Op::Fork => world.tmem.reset_in_transit(),
@@ -113,9 +111,9 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => (page(), prop_oneof![0..200_u32, Just(u32::MAX)]).prop_map(|(page, count)| Op::FlushRange { page, count }),
         1 => page().prop_map(Op::FlushObject),
         1 => (0..3_usize).prop_map(Op::DestroyPool),
-        12 => (any::<bool>(), holder(), 0..=3_u16, 1..20_usize)
-            .prop_map(|(ephemeral, holder, copies, pages)| Op::SendBatch { ephemeral, holder, copies, pages }),
-        4 => (holder(), 2..=3_usize).prop_map(|(holder, wanted)| Op::Rebuild { holder, wanted }),
+        12 => (0..3_usize, holder(), 0..=3_u16, 1..20_usize)
+            .prop_map(|(pool, holder, copies, pages)| Op::SendBatch { pool, holder, copies, pages }),
+        4 => (0..3_usize, holder(), 2..=3_usize).prop_map(|(pool, holder, wanted)| Op::Rebuild { pool, holder, wanted }),
         4 => Just(Op::SendFlushes),
         30 => (holder(), prop::bool::weighted(0.9), prop::bool::weighted(0.95), 1..12_usize)
             .prop_map(|(holder, stores, answers, count)| Op::Deliver { holder, stores, answers, count }),
@@ -172,10 +170,10 @@ fn random_op(random: &mut Random) -> Op {
         82..83 if random.below(4) == 0 => Op::FlushObject(page),
         83..95 => {
             let copies = random.below(4) as u16;
-            Op::SendBatch { ephemeral: random.below(2) == 0, holder, copies, pages: 1 + random.below(20) as usize }
+            Op::SendBatch { pool: random.below(3) as usize, holder, copies, pages: 1 + random.below(20) as usize }
         }
         95..97 => Op::SendFlushes,
-        97..100 => Op::Rebuild { holder, wanted: 2 + random.below(2) as usize },
+        97..100 => Op::Rebuild { pool: page.0, holder, wanted: 2 + random.below(2) as usize },
         100..145 => {
             let (stores, answers) = (random.below(8) > 0, random.below(16) > 0);
             Op::Deliver { holder, stores, answers, count: 1 + random.below(12) as usize }

@@ -281,7 +281,7 @@ fn a_page_comes_home_when_there_is_room_and_its_remote_copy_goes() {
     let mut world = World::new(1 << 20, Codec::Lz4);
     let handle = world.handle(0, 1, 5);
     world.put(handle, SMALL);
-    world.send_batch(PoolKind::Persistent, &[0], false, 10);
+    world.send_batch(0, &[0], false, 10);
     world.deliver(0, true, true);
     world.hear(0);
     world.tmem.set_limit_bytes(0);

@@ -3,7 +3,7 @@
 
 use ramster_core::backend::{Keep, Loss, Lost, Put, Refusal};
 use ramster_core::compress::{Codec, Kind, Packed, Packer};
-use ramster_core::handle::{Handle, HolderId, ObjectId, PoolId, PoolKind, Version};
+use ramster_core::handle::{Class, Classes, Handle, HolderId, ObjectId, PoolId, PoolKind, Version};
 use ramster_core::page::{Digest, PAGE_BYTES, Page};
 use ramster_core::remotify::BatchLimit;
 use ramster_core::shards::{Code, Coder};
@@ -71,7 +71,7 @@ pub struct Holder {
 pub struct World {
     pub tmem: Tmem<HeapSlabs>,
     pub packer: Packer,
-    pub pools: Vec<(PoolId, PoolKind)>,
+    pub pools: Vec<(PoolId, Class)>,
     pub truth: BTreeMap<Handle, Truth>,
     /// Pages that tmem counts as lost.
     lost: u64,
@@ -108,8 +108,8 @@ pub fn page_of(content: u32) -> Page {
 impl World {
     pub fn new(limit_bytes: u64, codec: Codec) -> World {
         let mut tmem = Tmem::new(HeapSlabs::new(64), SEED, limit_bytes);
-        let kinds = [PoolKind::Persistent, PoolKind::Ephemeral, PoolKind::Persistent];
-        let pools = kinds.map(|kind| (tmem.new_pool(kind).expect("a pool"), kind)).to_vec();
+        let classes = [Class::RUN, Class::EPHEMERAL, Class::own(29).expect("the last one")];
+        let pools = classes.map(|class| (tmem.new_pool(class).expect("a pool"), class)).to_vec();
         let holders = (0..HOLDERS).map(|_| Holder::default()).collect();
         World {
             tmem,
@@ -132,8 +132,13 @@ impl World {
         Handle { pool: self.pools[pool % self.pools.len()].0, object: ObjectId([object, !object, 7]), index }
     }
 
+    /// None: its pool was destroyed.
+    fn class_of(&self, handle: &Handle) -> Option<Class> {
+        self.pools.iter().find(|(pool, _)| *pool == handle.pool).map(|(_, class)| *class)
+    }
+
     fn kind_of(&self, handle: &Handle) -> PoolKind {
-        self.pools.iter().find(|(pool, _)| *pool == handle.pool).map_or(PoolKind::Persistent, |(_, kind)| *kind)
+        self.class_of(handle).map_or(PoolKind::Persistent, Class::kind)
     }
 
     pub fn put(&mut self, handle: Handle, content: u32) -> Put {
@@ -276,29 +281,31 @@ impl World {
         self.truth.retain(|other, _| (other.pool, other.object) != (handle.pool, handle.object));
     }
 
-    /// Another pool of the same kind takes its place.
+    /// Another pool of the same class takes its place.
     pub fn destroy_pool(&mut self, which: usize) {
         let which = which % self.pools.len();
-        let (pool, kind) = self.pools[which];
+        let (pool, class) = self.pools[which];
         self.tmem.destroy_pool(pool);
         self.truth.retain(|handle, _| handle.pool != pool);
         self.gets.retain(|get| get.handle.pool != pool);
         let handle = Handle { pool, object: ObjectId([0; 3]), index: 0 };
         let packed = Packed { kind: Kind::Same(1), digest: Digest::default(), bytes: &[] };
         assert_eq!(self.tmem.put(&handle, packed), Put::Rejected(Refusal::NoSuchPool));
-        self.pools[which].0 = self.tmem.new_pool(kind).expect("a pool");
+        self.pools[which].0 = self.tmem.new_pool(class).expect("a pool");
     }
 
-    /// Flushes go before the batch, on the same link: that is the rule. With `shards` each holder is sent one of them instead of a copy.
-    pub fn send_batch(&mut self, kind: PoolKind, holders: &[u16], shards: bool, pages: usize) {
+    /// Of the class of that pool. Flushes go before the batch, on the same link: that is the rule. With `shards` each holder is sent one of them instead of a copy.
+    pub fn send_batch(&mut self, pool: usize, holders: &[u16], shards: bool, pages: usize) {
+        let class = self.pools[pool % self.pools.len()].1;
         let mut batch = std::mem::take(&mut self.batch);
         let ids: Vec<_> = holders.iter().map(|holder| HolderId(*holder)).collect();
         let coded = shards.then(|| Site::coded(self.coder.code(), &ids).expect("as many holders as shards"));
         let site = coded.unwrap_or_else(|| Site::of(&ids));
-        self.tmem.begin_remotify(kind, site, BatchLimit { pages, bytes: 1 << 20 }, &mut batch);
+        self.tmem.begin_remotify(class, site, BatchLimit { pages, bytes: 1 << 20 }, &mut batch);
         assert!(batch.len() <= pages);
         self.send_flushes();
         for (handle, version, packed) in batch.iter() {
+            assert_eq!(self.class_of(&handle), Some(class), "a batch has pages of one class");
             let (kind, digest, bytes) = (packed.kind, packed.digest, packed.bytes.to_vec());
             let whole = Record { version, kind, digest, bytes, shard: None };
             for holder in site.holders() {
@@ -312,16 +319,18 @@ impl World {
         self.check_complaint();
     }
 
-    /// Holder `to` is sent a copy of a page that has fewer than `wanted`, from whoever has one.
-    pub fn rebuild(&mut self, to: u16, wanted: usize) {
+    /// Holder `to` is sent a copy of a page of the pool's class that has fewer than `wanted`, from whoever has one.
+    pub fn rebuild(&mut self, pool: usize, to: u16, wanted: usize) {
         let mut thin = Vec::new();
+        let of = self.pools[pool % self.pools.len()].1;
         let thinner = |site: &Site| match site.code() {
             None => site.holders().len() < wanted,
             Some(_) => site.missing_shard().is_some(),
         };
-        let too_few = |site: &Site| thinner(site) && !site.has(HolderId(to));
-        self.tmem.pages_at(&too_few, &mut 0, (usize::MAX, 1), &mut thin);
+        let too_few = |class: Class, site: &Site| class == of && thinner(site) && !site.has(HolderId(to));
+        self.tmem.pages_of_class_at(&too_few, &mut 0, (usize::MAX, 1), &mut thin);
         let Some(Away { handle, version, site, .. }) = thin.first().copied() else { return };
+        assert_eq!(self.class_of(&handle), Some(of));
         // One at a time: a flush for one that was not answered would take the next one's copy along.
         let is_put =
             |message: &Message| matches!(message, Message::Put { handle: other, rebuilds: true, .. } if *other == handle);
@@ -463,6 +472,9 @@ impl World {
         }
         assert_eq!(self.tmem.gauges().pages_in_transit, 0, "nothing in transit is forgotten");
         assert_eq!(self.tmem.bytes_in_transit(), 0);
+        if self.tmem.gauges().pages_local > 0 {
+            assert_ne!(self.tmem.local_classes(), Classes::default());
+        }
         for handle in self.truth.keys().copied().collect::<Vec<_>>() {
             self.get(handle, Keep::Keep);
             while !self.gets.is_empty() {
@@ -483,7 +495,7 @@ impl World {
         let gauges = self.tmem.gauges();
         assert_eq!((gauges.bytes_used, gauges.bytes_stored, gauges.bytes_remote), (0, 0, 0));
         let left = gauges.pages_same + gauges.pages_local + gauges.pages_remote + gauges.pages_lost;
-        assert_eq!(left, 0);
+        assert_eq!((left, self.tmem.local_classes()), (0, Classes::default()));
         assert!(self.holders.iter().all(|holder| holder.pages.is_empty()));
     }
 }
