@@ -15,7 +15,7 @@ demo: build
 
 test: build .venv/.dev
 	cargo test --locked --workspace --features ramster-pager/seams
-	.venv/bin/python -m pytest --ignore=tests/soak --ignore=tests/chaos
+	.venv/bin/python -m pytest -n $${TEST_PROCESSES:-2} --dist worksteal --ignore=tests/soak --ignore=tests/chaos
 
 check: build .venv/.dev
 	.venv/bin/ruff check src tests bench

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use ramster_sys::quiet::move_high;
 use ramster_sys::say::say;
-use serde::Deserialize;
-use serde_json::json;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
 
 use crate::clock::now_ms;
 use crate::engine::Engine;
@@ -29,10 +30,19 @@ const MAX_LINE_BYTES: usize = 1 << 20;
 struct View {
     #[serde(default)]
     peers: Option<Vec<PeerAddr>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_ones")]
     directives: Option<Directives>,
     #[serde(default)]
     credentials: Option<CredentialsPem>,
+}
+
+/// Directives without those of a later version: a node may be newer than the programs that it serves.
+fn known_ones<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Directives>, D::Error> {
+    let Some(mut said) = Option::<Map<String, Value>>::deserialize(from)? else { return Ok(None) };
+    if let Ok(Value::Object(known)) = serde_json::to_value(Directives::default()) {
+        said.retain(|name, _| known.contains_key(name));
+    }
+    serde_json::from_value(said.into()).map(Some).map_err(D::Error::custom)
 }
 
 #[derive(Deserialize)]
@@ -190,5 +200,14 @@ mod tests {
         let FromNode::View(view) = view else { panic!("not a view") };
         assert!(view.peers.is_none() && view.directives.is_some_and(|directives| directives.store_bytes == Some(5)));
         assert!(matches!(parse(r#"{"type":"farewell"}"#), FromNode::Unknown));
+    }
+
+    #[test]
+    fn directives_of_a_later_version_do_not_keep_the_others_from_being_obeyed() {
+        let text = r#"{"type":"view","later":1,"directives":{"store_bytes":5,"warp_factor":[9],"peers":[{"node":2,"address":"127.0.0.1:1","rack":7}]}}"#;
+        let Ok(FromNode::View(view)) = serde_json::from_str(text) else { panic!("not a view") };
+        let directives = view.directives.expect("directives");
+        assert_eq!((directives.store_bytes, directives.peers.map(|peers| peers.len())), (Some(5), Some(1)));
+        assert!(serde_json::from_str::<FromNode>(r#"{"type":"view","directives":{"store_bytes":"much"}}"#).is_err());
     }
 }

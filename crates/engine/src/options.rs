@@ -76,7 +76,6 @@ impl Default for Options {
 
 /// What links are opened with: PEM text.
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct CredentialsPem {
     /// The cluster's authorities.
     pub roots: String,
@@ -125,7 +124,6 @@ fn hex(what: &str, text: &str, digits: usize) -> Result<u128, StartError> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct PeerAddr {
     pub node: u64,
     /// `IP:port`. Names are resolved in Python: a resolver inside somebody else's program is too much of a guest.
