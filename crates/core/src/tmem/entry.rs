@@ -21,7 +21,7 @@ pub struct Entry {
     /// State in the low 3 bits. Above them, when lost, the reason; otherwise, in 2, the kind of the packed bytes, and in 3 the holders that have not
     /// acknowledged what they were sent.
     what: u8,
-    /// The age of tmem when the page was put, in the low 7 bits. Above them, in transit, remote and lost: a getter has its bytes too.
+    /// The age of tmem when the page was put, in the low 7 bits. Above them: a getter has its bytes too.
     when: u8,
 }
 
@@ -75,9 +75,8 @@ impl Entry {
         LOSSES[usize::from(self.what >> LOSS_AT).min(LOSSES.len() - 1)]
     }
 
-    /// Put now, or left by a getter that has no bytes of its own to put again.
     pub fn set_age(&mut self, age: u8) {
-        self.when = age & AGE;
+        self.when = self.when & HOME | age & AGE;
     }
 
     /// How long ago that was, at the present age. Ages wrap at 128.

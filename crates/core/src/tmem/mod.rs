@@ -336,7 +336,9 @@ impl<M: SlabMemory> Tmem<M> {
 
     fn note_unchanged(&mut self, at: At) {
         self.enter(at, Event::PutUnchanged);
-        self.objects.entry_mut(at).set_age(self.age);
+        let entry = self.objects.entry_mut(at);
+        entry.set_age(self.age);
+        entry.set_home(false);
         self.counters.puts_unchanged += 1;
     }
 

@@ -214,10 +214,12 @@ impl<M: SlabMemory> Tmem<M> {
         }
         let Some(slot) = self.store.put(packed.bytes, at.owner()) else { return false };
         // The page's own, whatever the caller knows of it.
-        let digest = self.objects.entry(at).digest;
+        let (digest, home) = (self.objects.entry(at).digest, self.objects.entry(at).is_home());
         self.release(at, None);
         if self.enter(at, Event::Repatriate) {
-            *self.objects.entry_mut(at) = Entry::local(slot, digest, packed.kind, self.age);
+            let entry = self.objects.entry_mut(at);
+            *entry = Entry::local(slot, digest, packed.kind, self.age);
+            entry.set_home(home);
             self.counters.pages_repatriated += 1;
         }
         true
