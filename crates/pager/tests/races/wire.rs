@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ramster_core::handle::OwnerId;
-use ramster_core::wire::frame::{HEADER_BYTES, Header};
+use ramster_core::wire::frame::{HEADER_BYTES, Header, Kind};
 use ramster_core::wire::message::{Message, Role};
 use ramster_engine::PeerAddr;
 use ramster_peer::server::{Server, ServerConfig};
@@ -81,9 +81,17 @@ fn connect(mut client: TcpStream, to: SocketAddr, relay: &Arc<Relay>) -> Result<
         stream.set_read_timeout(Some(Duration::from_millis(5)))?;
     }
     let (client_too, server_too) = (client.try_clone()?, server.try_clone()?);
-    let (up, down) = (Arc::clone(relay), Arc::clone(relay));
-    std::thread::spawn(move || pass(client, server, &up, false));
-    std::thread::spawn(move || pass(server_too, client_too, &down, can_be_held));
+    let held = Arc::new(AtomicBool::new(can_be_held));
+    let (up, down, held_too) = (Arc::clone(relay), Arc::clone(relay), Arc::clone(&held));
+    std::thread::spawn(move || {
+        pass(client, server, &up, |first| {
+            if asks_for_a_share(first) {
+                held.store(false, SeqCst);
+            }
+            false
+        });
+    });
+    std::thread::spawn(move || pass(server_too, client_too, &down, |_| held_too.load(SeqCst)));
     Ok(())
 }
 
@@ -99,7 +107,7 @@ fn read_frame(from: &mut TcpStream) -> Result<Vec<u8>> {
 
 impl Relay {
     /// Links of the process that came first, not of its forked children. One that it opens while the peer is held is held too if it gets pages (a second
-    /// handler's), but not the one over which it shares pages with a child: fork waits for that answer.
+    /// handler's).
     fn can_hold(&self, hello: &[u8]) -> bool {
         let (header, body) = hello.split_first_chunk().expect("a frame");
         let header = Header::decode(header).expect("decoded before");
@@ -109,7 +117,13 @@ impl Relay {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, relay: &Relay, can_be_held: bool) {
+/// Not to be held back: who forks opens a link for this one question and waits for its answer.
+fn asks_for_a_share(bytes: &[u8]) -> bool {
+    bytes.first_chunk().and_then(|header| Header::decode(header).ok()).is_some_and(|header| header.kind == Kind::Share)
+}
+
+/// Passes all on until either side ends. `is_held` says of the bytes that have come whether they wait for the release.
+fn pass(mut from: TcpStream, mut to: TcpStream, relay: &Relay, is_held: impl Fn(&[u8]) -> bool) {
     let mut bytes = vec![0; 64 << 10];
     while !relay.cut.load(SeqCst) {
         let got = match from.read(&mut bytes) {
@@ -118,9 +132,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, relay: &Relay, can_be_held: bool
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => continue,
             Err(_) => break,
         };
-        if can_be_held {
-            wait_until("the peer is released", || !relay.held.load(SeqCst) || relay.cut.load(SeqCst));
-        }
+        wait_until("the peer is released", || !is_held(&bytes[..got]) || !relay.held.load(SeqCst) || relay.cut.load(SeqCst));
         if relay.cut.load(SeqCst) || to.write_all(&bytes[..got]).is_err() {
             break;
         }
