@@ -83,7 +83,5 @@ tools: .venv/.run
 # Both shared objects land in src/ramster, and .venv/bin/ramster runs from there: an edit of Python needs no build.
 .venv/.built: .venv/.run pyproject.toml $(RUST_SOURCES)
 	@PYTHON=.venv/bin/python sh .ci/tools
-	@echo "building the native parts (some minutes the first time) ..."
-	@.venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps --no-index -e . || \
-		{ echo "ramster: the build failed; its messages are above. See: .venv/bin/python -m pip install --no-build-isolation --no-deps -v -e ." >&2; exit 1; }
+	@PYTHON=.venv/bin/python sh .ci/build
 	@touch $@
