@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 RAMSTER = [sys.executable, "-m", "ramster"]
 # For one program on two cores that other tests may share; a hang is found by this, not a slow machine.
 DEADLINE_S = 120
+# A holder keeps the pages of a program that was killed for 10 s.
+LEFT_S = 30
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -117,6 +119,10 @@ class NodeUnderTest:
         found: dict[str, Any] = json.loads(answer.stdout)
         return found
 
+    def foreign_bytes(self) -> int:
+        """What it holds of others."""
+        return int(self.status()["nodes"][0]["foreign_bytes"])
+
     def pause(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
 
@@ -133,10 +139,20 @@ class NodeUnderTest:
         return self.process.wait(20)
 
 
+def check_nothing_is_left(process: subprocess.Popen[bytes] | None, foreign_bytes: Callable[[], int]) -> None:
+    """The test's programs have ended, so a node that runs may not hold any of their pages for longer than the grace time."""
+    if process is None or process.poll() is not None:
+        return
+    is_stopped = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    if not is_stopped:
+        wait_for(lambda: foreign_bytes() == 0, "nothing is left at a node", LEFT_S)
+
+
 @pytest.fixture
-def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeUnderTest]]:
-    """Starts nodes; all of them are ended after the test, by their process ids."""
+def start_node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., NodeUnderTest]]:
+    """Starts nodes; all of them are ended after the test, by their process ids, and hold nothing by then."""
     nodes: list[NodeUnderTest] = []
+    failed = request.session.testsfailed
 
     def start(
         number: int = 1,
@@ -153,9 +169,14 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeUnderTest]]:
         return node
 
     yield start
-    for node in nodes:
-        if node.process.poll() is None:
-            node.kill()
+    try:
+        if request.session.testsfailed == failed:
+            for node in nodes:
+                check_nothing_is_left(node.process, node.foreign_bytes)
+    finally:
+        for node in nodes:
+            if node.process.poll() is None:
+                node.kill()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ramster, wait_for
+from conftest import check_nothing_is_left, ramster, wait_for
 from etcd_cluster import EtcdUnderTest
 from ramster.cluster.membership import Announcement
 from ramster.cluster.registry import encode
@@ -28,8 +28,9 @@ def etcd(tmp_path: Path) -> Iterator[EtcdUnderTest]:
 
 
 @pytest.fixture
-def machines(tmp_path: Path, etcd: EtcdUnderTest) -> Iterator[list[Machine]]:
+def machines(tmp_path: Path, etcd: EtcdUnderTest, request: pytest.FixtureRequest) -> Iterator[list[Machine]]:
     """Two nodes of one cluster that look for each other in etcd."""
+    failed = request.session.testsfailed
     one, two = made = [Machine(tmp_path / f"m{index}") for index in (1, 2)]
     try:
         do("init", *one.flags())
@@ -41,6 +42,9 @@ def machines(tmp_path: Path, etcd: EtcdUnderTest) -> Iterator[list[Machine]]:
         for machine in made:
             wait_for(lambda machine=machine: machine.states() == {1: "up", 2: "up"}, "both are up", 30)  # type: ignore[misc]
         yield made
+        if request.session.testsfailed == failed:
+            for machine in made:
+                check_nothing_is_left(machine.process, machine.foreign_bytes)
     finally:
         for machine in made:
             machine.stop(signal.SIGKILL)

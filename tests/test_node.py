@@ -34,10 +34,6 @@ print(hashlib.blake2b("".join(sums).encode()).hexdigest())
 """
 
 
-def foreign_bytes(node: NodeUnderTest) -> int:
-    return int(node.status()["nodes"][0]["foreign_bytes"])
-
-
 def test_a_node_alone_shows_itself_and_stops_on_sigterm(start_node: Callable[..., NodeUnderTest]) -> None:
     node = start_node(7, offer="64M")
     status = node.status()
@@ -125,7 +121,7 @@ def test_a_program_uses_a_peer_and_everything_comes_back(
     # The highest of each, at different times: together they may come to twice the limit, alone never above it for long.
     assert found["bytes_resident_max"] <= (16 << 20) * 1.2
     assert found["bytes_stored_max"] <= (16 << 20) * 1.2
-    wait_for(lambda: foreign_bytes(holder) == 0, "the holder frees what a client that ended had")
+    wait_for(lambda: holder.foreign_bytes() == 0, "the holder frees what a client that ended had")
 
 
 def test_a_client_learns_its_peers_from_the_local_node_and_is_listed_there(
@@ -151,7 +147,7 @@ def test_a_client_learns_its_peers_from_the_local_node_and_is_listed_there(
         assert client["pid"] == process.pid
         assert set(client) >= {"pid", "resident_bytes", "stored_bytes", "remote_bytes"}
         assert 0 < client["resident_bytes"] <= (16 << 20) * 1.1
-        assert foreign_bytes(holder) > 40 << 20
+        assert holder.foreign_bytes() > 40 << 20
         process.stdin.close()
         assert process.wait(20) == 0
     finally:
@@ -159,7 +155,7 @@ def test_a_client_learns_its_peers_from_the_local_node_and_is_listed_there(
             process.kill()
             process.wait(20)
     wait_for(lambda: local.status()["clients"] == [], "the client is gone")
-    wait_for(lambda: foreign_bytes(holder) == 0, "its pages are freed")
+    wait_for(lambda: holder.foreign_bytes() == 0, "its pages are freed")
 
 
 def test_a_killed_clients_pages_are_freed(start_node: Callable[..., NodeUnderTest]) -> None:
@@ -172,10 +168,10 @@ def test_a_killed_clients_pages_are_freed(start_node: Callable[..., NodeUnderTes
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.readline()
-    assert foreign_bytes(holder) > 0
+    assert holder.foreign_bytes() > 0
     process.kill()
     process.wait(20)
-    wait_for(lambda: foreign_bytes(holder) == 0, "its pages are freed")
+    wait_for(lambda: holder.foreign_bytes() == 0, "its pages are freed")
 
 
 def test_a_small_peer_is_filled_and_the_next_one_takes_the_rest(
@@ -218,7 +214,7 @@ def test_a_dead_holders_pages_end_the_access_loudly_and_are_never_zeroes(
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    wait_for(lambda: foreign_bytes(holder) > 0, "pages at the holder")
+    wait_for(lambda: holder.foreign_bytes() > 0, "pages at the holder")
     holder.kill()
     out, err = process.communicate(b"go\n", timeout=60)
     assert process.returncode == -signal.SIGBUS
@@ -242,7 +238,7 @@ def test_a_node_that_is_told_to_stop_gives_its_pages_back_and_nothing_is_lost(
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    wait_for(lambda: foreign_bytes(holders[0]) > 0, "pages at the holder")
+    wait_for(lambda: holders[0].foreign_bytes() > 0, "pages at the holder")
     assert holders[0].stop() == 0
     assert "all pages were taken away" in holders[0].log.read_text()
     out, err = process.communicate(b"go\n", timeout=DEADLINE_S)
@@ -260,7 +256,7 @@ def test_a_node_does_not_wait_for_ever_for_an_owner_that_does_not_run(
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    wait_for(lambda: foreign_bytes(holder) > 0, "pages at the holder")
+    wait_for(lambda: holder.foreign_bytes() > 0, "pages at the holder")
     process.send_signal(signal.SIGSTOP)
     holder.process.send_signal(signal.SIGTERM)
     wait_for(lambda: "to take" in holder.log.read_text(), "it asks")
@@ -290,7 +286,7 @@ def test_with_another_copy_a_program_outlives_any_one_holder(
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
-    wait_for(lambda: all(foreign_bytes(holder) > 0 for holder in holders), "pages at every holder")
+    wait_for(lambda: all(holder.foreign_bytes() > 0 for holder in holders), "pages at every holder")
     holders[0].process.send_signal(signal_number)
     out, err = process.communicate(b"go\n", timeout=DEADLINE_S)
     assert (process.returncode, out) == (0, b"survived\n"), err

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conftest import DEADLINE_S, RAMSTER, ramster, wait_for
+from conftest import DEADLINE_S, RAMSTER, check_nothing_is_left, ramster, wait_for
 from ports import free_ports
 from test_node import WORK
 
@@ -81,8 +81,12 @@ def do(*arguments: str) -> str:
 
 
 @pytest.fixture
-def machines(tmp_path: Path) -> Iterator[list[Machine]]:
-    """Three nodes of one cluster, up; the third joined by the second's control port, which sent it on to the first's."""
+def machines(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[Machine]]:
+    """Three nodes of one cluster, up; the third joined by the second's control port, which sent it on to the first's.
+
+    Whoever of them still runs at the end holds nothing.
+    """
+    failed = request.session.testsfailed
     made = [Machine(tmp_path / f"m{index}") for index in (1, 2, 3)]
     one, two, three = made
     try:
@@ -95,6 +99,9 @@ def machines(tmp_path: Path) -> Iterator[list[Machine]]:
         for machine in made:
             machine.wait_all_up()
         yield made
+        if request.session.testsfailed == failed:
+            for machine in made:
+                check_nothing_is_left(machine.process, machine.foreign_bytes)
     finally:
         for machine in made:
             machine.stop(signal.SIGKILL)
