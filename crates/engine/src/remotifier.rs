@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 
 use ramster_core::handle::{Class, HolderId};
 use ramster_core::tmem::{Acknowledged, Batch, FlushOrder};
+use ramster_sys::say::say;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::bulk::{Answered, Bulk, Purpose, Trouble};
@@ -19,7 +20,7 @@ use crate::placement::Placement;
 use crate::rebuild::Rebuild;
 use crate::relink::Unreached;
 use crate::sending::{LOCKED, STUCK_MS, Turn};
-use crate::spill::Done;
+use crate::spill::{self, Done};
 use crate::statblock::Stat;
 use crate::threads::Wake;
 
@@ -94,7 +95,7 @@ impl Remotifier {
         self.wake.silence();
         engine.threads.hear_pressure();
         self.receive(engine);
-        self.heed_disk(engine);
+        let disk_ms = self.heed_disk(engine);
         let now = now_ms();
         self.see_to_flushes(engine, now);
         let mut wait_ms = None;
@@ -122,7 +123,7 @@ impl Remotifier {
         engine.note_flushes();
         let flush_ms = self.flush_at_ms.map(|at_ms| at_ms.saturating_sub(now));
         let answer_ms = self.bulks.iter().filter_map(Bulk::deadline_ms).min().map(|at_ms| at_ms.saturating_sub(now));
-        [wait_ms, home_ms, rebuild_ms, reach_ms, flush_ms, answer_ms].into_iter().flatten().min()
+        [wait_ms, home_ms, rebuild_ms, reach_ms, flush_ms, answer_ms, disk_ms].into_iter().flatten().min()
     }
 
     fn sleep(&self, wait_ms: Option<u64>) {
@@ -265,9 +266,9 @@ impl Remotifier {
         }
     }
 
-    /// What the spill file has written, or could not.
-    fn heed_disk(&mut self, engine: &Engine) {
-        let Some(spill) = engine.spill() else { return };
+    /// What the spill file has written, or could not. Returns when to look again.
+    fn heed_disk(&mut self, engine: &Engine) -> Option<u64> {
+        let spill = engine.spill()?;
         self.disk_done.clear();
         spill.take_done(&mut self.disk_done);
         let (mut spilled, mut remotified) = (0, 0);
@@ -291,14 +292,23 @@ impl Remotifier {
         stats.add(Stat::SpillFull, self.disk_done.len() as u64 - spilled);
         let word = spill.word();
         if word != self.disk_word {
-            for (stat, is) in [(Stat::DiskFull, "full"), (Stat::DiskFailed, "failed")] {
+            for (stat, is) in [(Stat::DiskHangs, "hangs"), (Stat::DiskFull, "full"), (Stat::DiskFailed, "failed")] {
                 // What is added once is taken away once: the sum over the tree is how many of its processes are so.
                 stats.add(stat, u64::from(word == is).wrapping_sub(u64::from(self.disk_word == is)));
             }
-            self.disk_word = word;
+            let dir = spill.dir().display();
+            match (std::mem::replace(&mut self.disk_word, word), word) {
+                (_, "hangs") => {
+                    say(format_args!("spill directory {dir} does not answer; pages stay here or go to peers until it does"))
+                }
+                ("hangs", _) => say(format_args!("spill directory {dir} answers again")),
+                _ => {} // said where it was found
+            }
         }
         if !self.disk_done.is_empty() {
             engine.limits.room.ring();
         }
+        // Whoever waits for a disk that hangs wakes nobody.
+        (spill.is_busy() || spill.live_bytes() > 0).then_some(spill::LOOK_MS)
     }
 }

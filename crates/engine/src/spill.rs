@@ -23,7 +23,7 @@ use ramster_sys::lock::{Bell, Lock};
 use ramster_sys::quiet::{self, Thread};
 use ramster_sys::say::say;
 
-use self::file::File;
+use self::file::{File, Progress};
 use self::reader::{Job, READERS};
 use crate::clock::now_ms;
 use crate::threads::Wake;
@@ -37,6 +37,10 @@ const BATCHES: usize = 8;
 const LOCKED_FLUSHES: usize = 64;
 /// A disk that goes back and forth is complained of this often at most.
 const SAY_AGAIN_MS: u64 = 5000;
+/// When nothing that is under way has ended for so long, it is told: a disk that is only busy takes seconds at worst.
+const HANGS_MS: u64 = 5000;
+/// How soon it is seen.
+pub const LOOK_MS: u64 = 1000;
 
 pub struct Spill {
     disk: Arc<Disk>,
@@ -60,6 +64,7 @@ struct Disk {
     to_write: Bell,
     to_read: Bell,
     idle_readers: AtomicU32,
+    progress: Arc<Progress>,
     stopping: AtomicBool,
 }
 
@@ -101,7 +106,8 @@ impl Spill {
     pub fn open(dir: &Path, seed: u64) -> io::Result<Spill> {
         let mut books =
             Books { log: Log::new(Config::new(seed)), files: Vec::new(), has_reserve: false, said: "ok", say_at_ms: 0 };
-        books.begin_file(File::make(dir)?);
+        let progress = Arc::default();
+        books.begin_file(File::make(dir, &progress)?);
         let disk = Disk {
             dir: dir.to_owned(),
             seed,
@@ -111,6 +117,7 @@ impl Spill {
             to_write: Bell::new(),
             to_read: Bell::new(),
             idle_readers: AtomicU32::new(0),
+            progress,
             stopping: AtomicBool::new(false),
         };
         Ok(Spill { disk: Arc::new(disk), running: Lock::new(Running::default()) })
@@ -219,9 +226,15 @@ impl Spill {
         self.disk.books.lock().log.counters
     }
 
-    /// ok, full or failed.
+    /// ok, hangs, full or failed.
     pub fn word(&self) -> &'static str {
-        word(self.disk.books.lock().log.condition())
+        let word = word(self.disk.books.lock().log.condition());
+        let hangs = self.disk.progress.stands_still_ms() >= HANGS_MS;
+        if word == "ok" && hangs { "hangs" } else { word }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.disk.dir
     }
 
     pub fn is_direct(&self) -> bool {
@@ -268,6 +281,7 @@ impl Spill {
         std::mem::forget(std::mem::take(&mut *disk.queue.lock()));
         std::mem::forget(std::mem::take(&mut *self.running.lock()));
         disk.idle_readers.store(0, SeqCst);
+        disk.progress.forget();
         disk.to_read.forget_waiters();
         disk.to_write.forget_waiters();
     }

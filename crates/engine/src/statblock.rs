@@ -64,7 +64,8 @@ stats! {
     PagesUnspilled "pages_unspilled"
     /// Pages that found no room in the spill directory.
     SpillFull "spill_full"
-    /// Processes whose spill directory is full or broken, or was when they ended.
+    /// Processes whose spill directory does not answer, is full, or broken; or was when they ended.
+    DiskHangs "disk_hangs"
     DiskFull "disk_full"
     DiskFailed "disk_failed"
     /// Pages on disk that could not be read, or were changed there.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use ramster_core::backend::{Keep, Lost};
+use ramster_core::backend::{Backend, Keep, Loss, Lost};
 use ramster_core::handle::Handle;
 use ramster_core::page::PAGE_BYTES;
 use ramster_engine::{Arrival, Lane, LaneGet, Stat, now_ms, now_ns, now_us};
@@ -405,7 +405,7 @@ impl Handler {
             return;
         }
         let Self { pager, uffd, lane, pending, .. } = self;
-        lane.ready_at(now_ns(), &mut |request, _handle, arrival| {
+        lane.ready_at(now_ns(), &mut |request, handle, arrival| {
             let Some(index) = pending.iter().position(|one| one.request == request) else { return };
             let Pending { page, number, .. } = pending.swap_remove(index);
             seam::pass(Point::Arrival, pager.addr_of(page));
@@ -421,7 +421,14 @@ impl Handler {
                     pager.engine.stats().add(Stat::PagesIn, 1);
                     pager.cold.came_home(page / EXTENT_PAGES);
                 }
-                Arrival::Lost(why) => lose(pager, uffd, page, Some(why)),
+                Arrival::Lost(lost) => {
+                    if lost.why == Loss::Deadline {
+                        // To the engine it is only late; here nobody will ask for it again.
+                        pager.engine.flush_page(handle);
+                        pager.engine.stats().add(Stat::PagesLost, 1);
+                    }
+                    lose(pager, uffd, page, Some(lost));
+                }
                 Arrival::Miss => lose(pager, uffd, page, None),
             }
         });

@@ -85,7 +85,7 @@ METRICS: tuple[Metric, ...] = (
     _own(COUNTER, "admin_refused_total", "links to the admin socket that were refused", "reason"),
     _own(GAUGE, "clients", "processes that are registered with this node"),
     _own(GAUGE, "clients_bytes", "memory of those: resident, compressed here, at holders", "where"),
-    _own(GAUGE, "clients_disk", "process trees whose spill directory is full, or gives errors", "state"),
+    _own(GAUGE, "clients_disk", "process trees whose spill directory does not answer, is full, or gives errors", "state"),
     _own(GAUGE, "clients_rebuilding", "process trees that make new copies for lost ones"),
     _clients("faults", "page faults of managed memory"),
     _split(
@@ -156,16 +156,16 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 # Fields of the stat block that are no counters: what they say is in `ramster_clients...`, or of one process alone.
 NO_COUNTERS = frozenset(
     {"bytes_resident", "bytes_resident_max", "bytes_stored", "bytes_stored_max", "bytes_remote", "processes", "rebuilding",
-     "disk_full", "disk_failed",
+     "disk_hangs", "disk_full", "disk_failed",
      "puts_refused"}
 )  # fmt: skip
 
 
 def disk_word(stats: Mapping[str, int], *, has_disk: bool) -> str:
-    """`ok`, `full` or `failed`: what the spill directories of a process tree are, or were when it ended; else `none`."""
+    """`ok`, `hangs`, `full` or `failed`: what the spill directories of a process tree are, or were when it ended; else `none`."""
     if not has_disk:
         return "none"
-    return "failed" if stats.get("disk_failed") else "full" if stats.get("disk_full") else "ok"
+    return next((word for word in ("failed", "full", "hangs") if stats.get(f"disk_{word}")), "ok")
 
 
 def promised_first(stats: Mapping[str, int]) -> dict[str, int]:

@@ -17,7 +17,7 @@ PROGRAM_CHARACTERS = 256
 BLOCK_CHARACTERS = 64
 FIGURE_MAX = (1 << 64) - 1
 # What a client says of its spill directory.
-DISK_WORDS = ("none", "ok", "full", "failed")
+DISK_WORDS = ("none", "ok", "hangs", "full", "failed")
 
 
 @dataclass(eq=False)

@@ -154,6 +154,6 @@ def _clients(clients: list[Client]) -> Samples:
     return {
         "ramster_clients": [((), len(clients))],
         "ramster_clients_bytes": [((where,), sums[where]) for where in ("resident", "stored", "remote")],
-        "ramster_clients_disk": [((state,), trees(f"disk_{state}")) for state in ("full", "failed")],
+        "ramster_clients_disk": [((state,), trees(f"disk_{state}")) for state in ("hangs", "full", "failed")],
         "ramster_clients_rebuilding": [((), trees("rebuilding"))],
     }

@@ -4,7 +4,8 @@
 use std::io;
 use std::num::NonZeroU64;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use ramster_core::log::{BLOCK_BYTES, Spot, Trouble};
 use ramster_sys::aligned::Aligned;
@@ -13,8 +14,42 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::clock::now_ms;
+
+/// What of all files is under way to or from the disk, and since when none of it has ended: nothing else tells of a disk that hangs.
+#[derive(Default)]
+pub struct Progress {
+    under_way: AtomicU32,
+    since_ms: AtomicU64,
+}
+
+impl Progress {
+    pub fn begin(&self) {
+        if self.under_way.load(Relaxed) == 0 {
+            self.since_ms.store(now_ms(), Relaxed);
+        }
+        self.under_way.fetch_add(1, Relaxed);
+    }
+
+    /// Of more than have begun the rest was the parent's of a fork.
+    pub fn end(&self) {
+        self.since_ms.store(now_ms(), Relaxed);
+        let _ = self.under_way.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+    }
+
+    pub fn forget(&self) {
+        self.under_way.store(0, Relaxed);
+    }
+
+    /// How long something has been under way, and nothing ended.
+    pub fn stands_still_ms(&self) -> u64 {
+        if self.under_way.load(Relaxed) == 0 { 0 } else { now_ms().saturating_sub(self.since_ms.load(Relaxed)) }
+    }
+}
+
 pub struct File {
     fd: OwnedFd,
+    progress: Arc<Progress>,
     /// Past the page cache. False: through it, and dropped from it once it is on the disk.
     direct: bool,
     /// The file system sets room aside, and takes it back.
@@ -23,7 +58,7 @@ pub struct File {
 }
 
 impl File {
-    pub fn make(dir: &Path) -> io::Result<File> {
+    pub fn make(dir: &Path, progress: &Arc<Progress>) -> io::Result<File> {
         let mode = Mode::RUSR | Mode::WUSR;
         let fd = match rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
             Ok(fd) => fd,
@@ -42,7 +77,8 @@ impl File {
             // One page is wanted at a time: what lies behind it would push other things out of memory. Advice; a refusal changes nothing.
             let _ = rustix::fs::fadvise(&fd, 0, None, Advice::Random);
         }
-        Ok(File { fd, direct, allocates: AtomicBool::new(true), punches: AtomicBool::new(true) })
+        let progress = Arc::clone(progress);
+        Ok(File { fd, progress, direct, allocates: AtomicBool::new(true), punches: AtomicBool::new(true) })
     }
 
     pub fn is_direct(&self) -> bool {
@@ -52,6 +88,11 @@ impl File {
     /// For reads that are handed over to the kernel.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// To be told of those.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
     }
 
     /// Room on the disk, so that no write finds it full half way. Where the file system cannot promise any, writes tell.
@@ -82,6 +123,13 @@ impl File {
 
     /// Whole blocks, and done when it returns.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.progress.begin();
+        let written = self.write_through(offset, bytes);
+        self.progress.end();
+        written
+    }
+
+    fn write_through(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         write_all_at(&self.fd, bytes, offset)?;
         if !self.direct {
             // Only what is on the disk can be dropped, and only then is its error known.
@@ -93,7 +141,10 @@ impl File {
 
     /// Whole blocks. Beyond the end of the file there are zeroes.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        read_all_at(&self.fd, buffer, offset)
+        self.progress.begin();
+        let read = read_all_at(&self.fd, buffer, offset);
+        self.progress.end();
+        read
     }
 }
 
@@ -163,7 +214,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_past_the_page_cache_and_through_it() {
         for direct in [true, false] {
-            let mut file = File::make(&std::env::temp_dir()).expect("file");
+            let mut file = File::make(&std::env::temp_dir(), &Arc::default()).expect("file");
             if direct && !file.is_direct() {
                 eprintln!("skipped: the file system of {:?} has no O_DIRECT", std::env::temp_dir());
                 continue;

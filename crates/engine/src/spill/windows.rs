@@ -15,7 +15,7 @@ use ramster_sys::quiet::{Inherited, move_high};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::file::{File, blocks};
+use super::file::{File, Progress, blocks};
 use super::reader::{GAP_BYTES, Heard, Job};
 use crate::clock::now_ms;
 
@@ -38,6 +38,8 @@ pub struct Windows {
     reads: u32,
     /// Reads whose end `told` has not been heard to tell. Not the same as those under way: an end may be seen before it is told.
     untold: u64,
+    /// Told of each read that began and ended.
+    progress: Option<Arc<Progress>>,
     /// How much is read behind what is wanted, at most.
     beyond_bytes: usize,
     /// Kept for the next call.
@@ -81,6 +83,7 @@ impl Windows {
             list: std::array::from_fn(|_| Window::default()),
             reads: 0,
             untold: 0,
+            progress: None,
             beyond_bytes: FIRST_BEYOND_BYTES,
             rest: Vec::new(),
         })
@@ -157,6 +160,7 @@ impl Windows {
             list[index].bytes = read.unwrap_or(0).min(list[index].bytes);
             ended[index] = true;
         });
+        self.note_ended(ended.iter().filter(|ended| **ended).count());
         for index in (0..WINDOWS).filter(|index| ended[*index]) {
             let mut jobs = std::mem::take(&mut self.list[index].jobs);
             for job in jobs.drain(..) {
@@ -169,6 +173,11 @@ impl Windows {
             }
             self.list[index].jobs = jobs;
         }
+    }
+
+    fn note_ended(&self, reads: usize) {
+        let progress = self.progress.iter();
+        progress.for_each(|progress| (0..reads).for_each(|_| progress.end()));
     }
 
     fn under_way(&self, spot: &Spot) -> Option<usize> {
@@ -198,6 +207,9 @@ impl Windows {
         let bytes = (wanted + beyond).min(WINDOW_BYTES);
         let begun = self.aio.read(index, file.fd(), offset, bytes, self.told.as_fd()).is_ok();
         self.untold += u64::from(begun);
+        if begun {
+            self.progress.get_or_insert_with(|| Arc::clone(file.progress())).begin();
+        }
         let window = &mut self.list[index];
         (window.file, window.offset, window.bytes) = (number, offset, if begun { bytes } else { 0 });
         (window.number, window.began_ms) = (self.reads, now_ms());
@@ -208,6 +220,7 @@ impl Windows {
 
 impl Drop for Windows {
     fn drop(&mut self) {
+        self.note_ended((0..WINDOWS).filter(|index| self.aio.is_busy(*index)).count());
         self.inherited.forget(self.told.as_fd());
     }
 }
@@ -285,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_window_answers_for_neighbours_until_their_segment_is_used_again_and_then_never_with_what_was_there() {
-        let file = Arc::new(File::make(&std::env::temp_dir()).expect("file"));
+        let file = Arc::new(File::make(&std::env::temp_dir(), &Arc::default()).expect("file"));
         if !file.is_direct() {
             eprintln!("skipped: the file system of {:?} has no O_DIRECT", std::env::temp_dir());
             return;

@@ -179,7 +179,7 @@ impl Disk {
     /// A file to write to, and room in it for the cleaner: on a full disk it could not win any otherwise.
     fn be_ready(&self) -> bool {
         if self.books.lock().log.current().is_none() {
-            let made = File::make(&self.dir);
+            let made = File::make(&self.dir, &self.progress);
             let mut books = self.books.lock();
             let error = match made {
                 Ok(file) => {

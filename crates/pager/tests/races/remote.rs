@@ -11,7 +11,7 @@ use ramster_sys::touch;
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 
-use crate::stage::{Memory, begin, finish, page, race, race_ending, start, wait_until};
+use crate::stage::{Memory, begin, finish, page, race, race_ending, start, start_waiting, wait_until};
 use crate::wire::Peer;
 
 /// Pages at a peer, over a link that is open already.
@@ -129,6 +129,33 @@ fn an_address_unmapped_during_a_fetch_and_mapped_again_keeps_its_new_bytes() {
 fn hand_for<'a>(hand: &'a mut Hand, memory: &Memory, written: std::ops::Range<usize>) -> &'a mut Hand {
     (0..memory.pages).filter(|index| !written.contains(index)).for_each(|index| memory.check_zero(index));
     hand
+}
+
+#[test]
+fn a_page_that_nobody_gives_in_time_is_lost_to_that_access_and_counted_and_its_holder_forgets_it() {
+    race("remote::a_page_that_nobody_gives_in_time_is_lost_to_that_access_and_counted_and_its_holder_forgets_it", || {
+        let peer = Peer::start();
+        let pager = start_waiting(peer.list(), 3000);
+        let memory = Memory::new(pager, 32);
+        memory.send_away(&mut Hand::new(pager));
+        stay_here(pager);
+        memory.check(31, 0);
+        let (_out, into) = rustix::pipe::pipe().expect("pipe");
+        peer.hold();
+        let writer = begin(move || touch::write_from(into.as_fd(), memory.addr(3), PAGE_BYTES));
+        wait_until("the page is on its way", || memory.place(3) == "Fetching");
+        assert_eq!(finish(writer), Err(Errno::FAULT));
+        assert_eq!(memory.place(3), "Lost");
+        let stats = pager.engine().stats();
+        assert_eq!((stats.get(Stat::PagesLost), stats.get(Stat::GetsDeadline)), (1, 1));
+        peer.release();
+        (0..32).filter(|index| *index != 3).for_each(|index| memory.check(index, 0));
+        let held = || peer.server.stats().clients.iter().map(|client| client.pages).sum::<u64>();
+        wait_until("the holder has forgotten it", || held() == 31);
+        // Discarded, it is a page like any other.
+        pager.advise(memory.addr(3), PAGE_BYTES, libc::MADV_DONTNEED).expect("discard");
+        memory.check_zero(3);
+    });
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 const ABOUT_TO: Duration = Duration::from_millis(20);
 const WHICH: &str = "RAMSTER_RACE";
 const LOCAL_BYTES: u64 = 24 << 20;
+const GET_DEADLINE_MS: u64 = 20_000;
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Runs `body` in a process of its own, which must end well. `name` is the test's whole name.
@@ -77,16 +78,22 @@ pub fn start(peers: Vec<PeerAddr>) -> &'static Pager {
 pub fn start_after(peers: Vec<PeerAddr>, before: impl FnOnce(&'static Pager)) -> &'static Pager {
     // With a peer everything stored goes there.
     let store_bytes = (!peers.is_empty()).then_some(0);
-    start_with(Options { store_bytes, peers, ..Options::default() }, before)
+    start_with(Options { store_bytes, peers, get_deadline_ms: GET_DEADLINE_MS, ..Options::default() }, before)
+}
+
+/// The same, and a fetch may take so long.
+pub fn start_waiting(peers: Vec<PeerAddr>, get_deadline_ms: u64) -> &'static Pager {
+    start_with(Options { store_bytes: Some(0), peers, get_deadline_ms, ..Options::default() }, |_| {})
 }
 
 /// A pager whose pages all go to the disk.
 pub fn start_on_disk() -> &'static Pager {
-    start_with(Options { store_bytes: Some(0), spill_dir: Some(std::env::temp_dir()), ..Options::default() }, |_| {})
+    let spill_dir = Some(std::env::temp_dir());
+    start_with(Options { store_bytes: Some(0), spill_dir, get_deadline_ms: GET_DEADLINE_MS, ..Options::default() }, |_| {})
 }
 
 fn start_with(options: Options, before: impl FnOnce(&'static Pager)) -> &'static Pager {
-    let options = Options { local_bytes: LOCAL_BYTES, get_deadline_ms: 20_000, ..options };
+    let options = Options { local_bytes: LOCAL_BYTES, ..options };
     let pager = Pager::start(&options).expect("a pager");
     before(pager);
     let ballast = pager.map(LOCAL_BYTES as usize, RW, None).expect("map");
