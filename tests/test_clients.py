@@ -10,7 +10,15 @@ from ramster.node.clients import Client
 
 @pytest.mark.parametrize(
     ("said", "shown"),
-    [("ok", "ok"), ("hangs", "hangs"), ("full", "full"), ("failed", "failed"), ("<b>", "none"), (["ok"], "none"), (None, "none")],
+    [
+        ("ok", "ok"),
+        ("hangs", "hangs"),
+        ("full", "full"),
+        ("failed", "failed"),
+        ("<b>", "none"),
+        (["ok"], "none"),
+        (None, "none"),
+    ],
 )
 def test_a_clients_disk_is_shown_by_one_of_five_words_whatever_it_says(said: object, shown: str) -> None:
     client = Client(7, "c", "program")
