@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod busy_poll;
 pub mod compress;
 pub mod foreign;
 pub mod handle;

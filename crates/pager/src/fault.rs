@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use ramster_core::backend::{Backend, Keep, Loss, Lost};
+use ramster_core::busy_poll::BusyPoll;
 use ramster_core::handle::Handle;
 use ramster_core::page::PAGE_BYTES;
 use ramster_engine::{Arrival, Lane, LaneGet, Stat, now_ms, now_ns, now_us};
@@ -25,11 +26,6 @@ use crate::states::{EXTENT_PAGES, NUMBER_MASK, Place};
 
 /// A fault makes room itself at most this often; then the program goes over its limit rather than wait longer.
 const ROOM_TRIES: usize = 64;
-/// How long a handler looks for an answer of a peer before it sleeps: about what waking its idle core takes (55 to 90 us on a virtual machine), so that
-/// looking in vain at most doubles the wait.
-const LOOK_US: u64 = 100;
-/// After looking in vain the next so many waits sleep at once: a slow network costs a sixteenth more at most.
-const SLEEPS_AFTER_VAIN_LOOK: u32 = 16;
 
 pub struct Handler {
     pager: &'static Pager,
@@ -42,8 +38,8 @@ pub struct Handler {
     handles: Vec<Handle>,
     pending: Vec<Pending>,
     post: Post,
-    /// Waits that still sleep at once.
-    sleeps: u32,
+    /// For answers of peers: the thread that faulted sleeps, so this core may have nothing else to do.
+    busy_poll: BusyPoll,
 }
 
 #[derive(Clone, Copy)]
@@ -66,7 +62,7 @@ impl Handler {
             handles: Vec::with_capacity(64),
             pending: Vec::with_capacity(256),
             post,
-            sleeps: 0,
+            busy_poll: BusyPoll::default(),
         })
     }
 
@@ -96,9 +92,16 @@ impl Handler {
 
     /// Until a fault or an answer of a peer is there.
     fn wait(&mut self) {
-        if !self.pending.is_empty() && self.look() {
-            return;
+        let begun_us = (!self.pending.is_empty()).then(now_us);
+        if begun_us.is_none_or(|begun_us| !self.look(begun_us)) {
+            self.sleep();
         }
+        if let Some(begun_us) = begun_us {
+            self.busy_poll.came_after(now_us().saturating_sub(begun_us));
+        }
+    }
+
+    fn sleep(&mut self) {
         let timeout = self.lane.next_deadline_ms().map(|deadline| {
             let rest = deadline.saturating_sub(now_ms());
             Timespec { tv_sec: (rest / 1000) as i64, tv_nsec: (rest % 1000 * 1_000_000) as i64 }
@@ -110,20 +113,14 @@ impl Handler {
         }
     }
 
-    /// The thread that faulted sleeps, so this core may have nothing else to do; who else wants it goes first.
-    fn look(&mut self) -> bool {
-        if self.sleeps > 0 {
-            self.sleeps -= 1;
-            return false;
-        }
-        let until = now_us() + LOOK_US;
-        while now_us() < until {
-            if self.poll(Some(Timespec { tv_sec: 0, tv_nsec: 0 })).0 {
+    /// Who else wants this core goes first.
+    fn look(&self, begun_us: u64) -> bool {
+        while now_us() < begun_us + u64::from(self.busy_poll.us()) {
+            if self.poll(Some(Timespec::default())).0 {
                 return true;
             }
             std::thread::yield_now();
         }
-        self.sleeps = SLEEPS_AFTER_VAIN_LOOK;
         false
     }
 

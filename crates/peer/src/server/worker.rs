@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use ramster_core::busy_poll::BusyPoll;
 use ramster_core::wire::message::RefuseReason;
 use ramster_sys::lock::Lock;
 use rustix::buffer::spare_capacity;
@@ -30,11 +31,6 @@ const ACCEPTS: usize = 64;
 const OVER_LIMIT_LINKS: usize = 64;
 /// How long accepting rests when descriptors have run out.
 const ACCEPT_PAUSE_MS: u64 = 100;
-/// After a page for a fault, how long the next request is looked for before sleeping: about what waking an idle virtual core takes. A thread that
-/// walks through cold memory asks again within that time.
-const LOOK_US: u128 = 60;
-/// After looking in vain so many waits sleep at once.
-const SLEEPS_AFTER_VAIN_LOOK: u32 = 16;
 /// Deadlines are looked at this often, and only while a link has one.
 const SWEEP_MS: u64 = 1000;
 
@@ -78,8 +74,8 @@ pub struct Worker {
     spare: Spare,
     /// The last turn was a fault's.
     was_urgent: bool,
-    /// Waits that still sleep at once.
-    sleeps: u32,
+    /// After a page for a fault, for the next request: a thread that walks through cold memory asks again soon.
+    busy_poll: BusyPoll,
 }
 
 /// How many there are; none when a signal came first.
@@ -112,7 +108,7 @@ impl Worker {
             offer_changes: 0,
             spare: Spare::default(),
             was_urgent: false,
-            sleeps: 0,
+            busy_poll: BusyPoll::default(),
         })
     }
 
@@ -153,19 +149,23 @@ impl Worker {
 
     fn wait(&mut self, events: &mut Vec<Event>) -> Result<(), Errno> {
         let timeout = self.timeout();
-        if self.was_urgent && self.sleeps == 0 {
-            let look = Instant::now();
-            while look.elapsed().as_micros() < LOOK_US {
-                if wait_for_events(&self.epoll, events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
-                    return Ok(());
-                }
+        if !self.was_urgent {
+            return wait_for_events(&self.epoll, events, timeout.as_ref()).map(drop);
+        }
+        let begun = Instant::now();
+        let waited_us = || begun.elapsed().as_micros() as u64;
+        let mut found = 0;
+        while found == 0 && waited_us() < u64::from(self.busy_poll.us()) {
+            found = wait_for_events(&self.epoll, events, Some(&Timespec::default()))?;
+            if found == 0 {
                 std::thread::yield_now();
             }
-            self.sleeps = SLEEPS_AFTER_VAIN_LOOK;
-        } else if self.was_urgent {
-            self.sleeps -= 1;
         }
-        wait_for_events(&self.epoll, events, timeout.as_ref()).map(drop)
+        if found == 0 {
+            wait_for_events(&self.epoll, events, timeout.as_ref())?;
+        }
+        self.busy_poll.came_after(waited_us());
+        Ok(())
     }
 
     /// None: nothing to do before something happens. An idle server never wakes.
