@@ -66,9 +66,9 @@ int main(void) {
     maps_too = 0;
     char *mine = map_plain(BYTES);
     fill(mine, BYTES, 9);
-    jumps = 1;
     volatile int jumped = 0;
     if (sigsetjmp(back, 1)) jumped++;
+    jumps = 1; /* only now is there somewhere to jump to */
     while (jumped < 100) {
         CHECK(holds(mine, BYTES, 9));
         char *at = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
