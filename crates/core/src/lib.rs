@@ -7,6 +7,7 @@ pub mod busy_poll;
 pub mod compress;
 pub mod foreign;
 pub mod handle;
+pub mod joining;
 pub mod localify;
 pub mod log;
 pub mod page;

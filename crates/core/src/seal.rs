@@ -8,6 +8,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
 
 use crate::handle::{Handle, OwnerId, Version};
+use crate::page::PAGE_BYTES;
 
 pub const KEY_BYTES: usize = 32;
 pub const TAG_BYTES: usize = 16;
@@ -31,6 +32,23 @@ pub struct Context {
 /// The bytes are not those that were sealed with this key in this context.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Forged;
+
+/// Packed bytes and their tag, as they are opened.
+pub type Sealed = [u8; PAGE_BYTES + TAG_BYTES];
+
+/// Who has the keys: which of them sealed what is for it to know.
+pub trait Opens {
+    /// Decrypts into `buffer`; returns the bytes there. After an error it holds garbage. Bytes longer than a page are [`Forged`]. `kind`: as it travels.
+    fn open<'a>(
+        &self,
+        handle: &Handle,
+        version: Version,
+        kind: u8,
+        tag: &Tag,
+        bytes: &[u8],
+        buffer: &'a mut Sealed,
+    ) -> Result<&'a [u8], Forged>;
+}
 
 pub struct Key {
     secret: [u8; KEY_BYTES],

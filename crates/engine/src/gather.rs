@@ -1,8 +1,9 @@
 //! Step 12 for a coded page: its shards are fetched from several holders at once, as parts of one wait. Covers which holders are asked, and whom instead of
-//! one that does not answer, is dead or gave a bad shard; the requests are `fetches.rs`, the arithmetic `joining.rs`.
+//! one that does not answer, is dead or gave a bad shard; the requests are `fetches.rs`, the arithmetic core's `joining.rs`.
 
 use ramster_core::backend::{Keep, Loss};
 use ramster_core::handle::{Handle, HolderId, Version};
+use ramster_core::joining::{Joined, Joiner, Landed};
 use ramster_core::localify::Copy;
 use ramster_core::shards::{SHARDS_MAX, ShardSet};
 use ramster_core::tmem::{Site, Unfetched};
@@ -11,7 +12,6 @@ use ramster_sys::say::say;
 
 use crate::engine::Engine;
 use crate::fetches::{self, Fetch};
-use crate::joining::{Joined, Joiner, Landed};
 use crate::statblock::Stat;
 
 /// Buffers kept for the next pages: 12 KiB each. As many as a lane looks up in a few runs.
@@ -53,7 +53,7 @@ pub enum Gathered {
 
 impl Gathers {
     pub fn new() -> Gathers {
-        Gathers { busy: Vec::new(), spare: Vec::new(), joiner: Joiner::new() }
+        Gathers { busy: Vec::new(), spare: Vec::new(), joiner: Joiner::default() }
     }
 
     /// `fetch` becomes as many as there are data shards, all under its token. They are added to `waiting`.

@@ -8,7 +8,7 @@ use ramster_core::compress::{Kind, Packed, Packer, fill};
 use ramster_core::handle::{Handle, HolderId};
 use ramster_core::localify::Copy;
 use ramster_core::page::{PAGE_BYTES, Page};
-use ramster_core::seal::TAG_BYTES;
+use ramster_core::seal::{self, Opens, TAG_BYTES};
 use ramster_core::tmem::{Answer, COPIES_MAX, Copied, Fetched, Unfetched};
 use rustix::fd::BorrowedFd;
 
@@ -18,7 +18,6 @@ use crate::fetches::{self, Fetch, Fetches, Sealed};
 use crate::gather::Gathers;
 use crate::histograms::{SAMPLE, Timed};
 use crate::holders::SPILL;
-use crate::seals;
 use crate::statblock::Stat;
 
 /// Pages looked up under one lock: some 10 us of holding it, which another fault may have to wait for.
@@ -131,7 +130,7 @@ pub(crate) enum Looked {
 /// What turns stored or fetched bytes into a page.
 pub(crate) struct Unpacker {
     pub(crate) packer: Packer,
-    opened: Box<seals::Sealed>,
+    opened: Box<seal::Sealed>,
     pub(crate) gathers: Gathers,
 }
 

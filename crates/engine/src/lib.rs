@@ -14,7 +14,6 @@ mod histograms;
 mod holders;
 mod homeward;
 mod identity;
-mod joining;
 mod land_shards;
 mod lane;
 mod limits;

@@ -3,6 +3,7 @@
 
 use ramster_core::compress::Packed;
 use ramster_core::handle::{Handle, HolderId, Version};
+use ramster_core::joining::{Joiner, Landed};
 use ramster_core::page::Digest;
 use ramster_core::seal::Tag;
 use ramster_core::shards::ShardSet;
@@ -11,7 +12,6 @@ use ramster_core::wire::message::{Blob, PutPage};
 use crate::bulk::Purpose;
 use crate::engine::Engine;
 use crate::gather::{blame, condemn};
-use crate::joining::{Joiner, Landed};
 use crate::rebuild::{NOWHERE_MS, UnderWay};
 use crate::remotifier::Remotifier;
 
@@ -54,7 +54,7 @@ impl Remotifier {
         }
         let mut forged = Vec::new();
         let mut mended = Vec::with_capacity(under_way.pages.len());
-        let (mut joiner, mut landed) = (Joiner::new(), Landed::new(code));
+        let (mut joiner, mut landed) = (Joiner::default(), Landed::new(code));
         for number in 0..under_way.pages.len() {
             let result = mend_page(engine, &under_way, number, (&mut joiner, &mut landed), &mut forged);
             if waiting && matches!(result, Mended::Bad | Mended::Incomplete) {

@@ -10,7 +10,7 @@ use ramster_core::compress::{Kind, Packed};
 use ramster_core::handle::{Class, Handle, HolderId, PoolKind, Version};
 use ramster_core::page::{Digest, PAGE_BYTES};
 use ramster_core::remotify::BATCH_PAGES;
-use ramster_core::seal::TAG_BYTES;
+use ramster_core::seal::{Opens, TAG_BYTES};
 use ramster_core::tmem::{Away, Site};
 use ramster_core::wire::message::{Blob, PutPage};
 

@@ -5,12 +5,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ramster_core::handle::{Handle, OwnerId, Version};
-use ramster_core::page::PAGE_BYTES;
-use ramster_core::seal::{Context, Forged, KEY_BYTES, Key, TAG_BYTES, Tag};
+use ramster_core::seal::{Context, Forged, KEY_BYTES, Key, Opens, Sealed, TAG_BYTES, Tag};
 use ramster_sys::lock::Lock;
-
-/// Packed bytes and their tag, as they are opened.
-pub type Sealed = [u8; PAGE_BYTES + TAG_BYTES];
 
 pub struct Seals(Lock<Keys>);
 
@@ -44,8 +40,30 @@ impl Seals {
         seal.key.seal(&seal.context(handle, version, kind), bytes)
     }
 
-    /// Decrypts into `buffer`; returns the bytes there. After an error it holds garbage.
-    pub fn open<'a>(
+    /// From here on as another owner, with a key of its own. A forked child: both would seal different pages under one version otherwise. The keys so
+    /// far open what was sealed before, if it `inherits` anything.
+    pub fn go_on_as(&self, owner: OwnerId, inherits: bool) {
+        let mut keys = self.0.lock();
+        let (client, node, life) = (owner.client.to_le_bytes(), owner.node.to_le_bytes(), owner.incarnation.to_le_bytes());
+        let key = keys.newest().key.derive(&[b"fork", &client, &node, &life]);
+        if !inherits {
+            keys.terms.clear();
+        }
+        let first = keys.last.wrapping_add(1);
+        keys.begin(first, Seal { owner, key });
+    }
+
+    pub fn freeze(&self) {
+        self.0.freeze();
+    }
+
+    pub fn thaw(&self) {
+        self.0.thaw();
+    }
+}
+
+impl Opens for Seals {
+    fn open<'a>(
         &self,
         handle: &Handle,
         version: Version,
@@ -67,27 +85,6 @@ impl Seals {
             }
         }
         Err(Forged)
-    }
-
-    /// From here on as another owner, with a key of its own. A forked child: both would seal different pages under one version otherwise. The keys so
-    /// far open what was sealed before, if it `inherits` anything.
-    pub fn go_on_as(&self, owner: OwnerId, inherits: bool) {
-        let mut keys = self.0.lock();
-        let (client, node, life) = (owner.client.to_le_bytes(), owner.node.to_le_bytes(), owner.incarnation.to_le_bytes());
-        let key = keys.newest().key.derive(&[b"fork", &client, &node, &life]);
-        if !inherits {
-            keys.terms.clear();
-        }
-        let first = keys.last.wrapping_add(1);
-        keys.begin(first, Seal { owner, key });
-    }
-
-    pub fn freeze(&self) {
-        self.0.freeze();
-    }
-
-    pub fn thaw(&self) {
-        self.0.thaw();
     }
 }
 
@@ -132,6 +129,7 @@ mod tests {
     use super::*;
     use ramster_core::compress::Kind;
     use ramster_core::handle::{ObjectId, PoolId};
+    use ramster_core::page::PAGE_BYTES;
 
     const RAW: u8 = Kind::Raw.tag();
 

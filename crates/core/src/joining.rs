@@ -1,14 +1,12 @@
-//! Shards that came back become the page again. Covers putting them together, and finding out which of them are not what their holder was sent: the seal is
-//! the whole page's, so a shard proves itself only together with others. Asking for shards is `gather.rs` and `rebuild.rs`.
+//! Step 13 for a coded page: shards that came back become the page again. Covers putting them together, and finding out which of them are not what their
+//! holder was sent: the seal is the whole page's, so a shard proves itself only together with others. Asking for shards is the engine's.
 
-use ramster_core::compress::Kind;
-use ramster_core::handle::{Handle, Version};
-use ramster_core::page::PAGE_BYTES;
-use ramster_core::seal::{TAG_BYTES, Tag};
-use ramster_core::shards::{Code, Coder, SHARD_MAX_BYTES, SHARDS_MAX, ShardSet, kind_and_padding};
-use ramster_core::wire::message::Blob;
-
-use crate::seals::{self, Seals};
+use crate::compress::Kind;
+use crate::handle::{Handle, Version};
+use crate::page::PAGE_BYTES;
+use crate::seal::{Opens, Sealed, TAG_BYTES, Tag};
+use crate::shards::{Code, Coder, SHARD_MAX_BYTES, SHARDS_MAX, ShardSet, kind_and_padding};
+use crate::wire::message::Blob;
 
 /// Shards of one page that have come, by number. Allocates when made.
 pub struct Landed {
@@ -47,7 +45,7 @@ pub struct Joiner {
     coders: Vec<Coder>,
     shards: Vec<u8>,
     shard_bytes: usize,
-    opened: Box<seals::Sealed>,
+    opened: Box<Sealed>,
 }
 
 impl Landed {
@@ -86,15 +84,24 @@ impl Landed {
     }
 }
 
-impl Joiner {
-    pub fn new() -> Joiner {
+impl Default for Joiner {
+    fn default() -> Joiner {
         let (coders, shards) = (Vec::new(), Vec::with_capacity(SHARDS_MAX * SHARD_MAX_BYTES));
         Joiner { coders, shards, shard_bytes: 0, opened: Box::new([0; PAGE_BYTES + TAG_BYTES]) }
     }
+}
 
+impl Joiner {
     /// With as many shards as suffice there is one way; with more, every choice among them is tried until one opens: 20 at most. None: none does. With `all`
     /// the shards that did not come are worked out too, for [`Joiner::shard`].
-    pub fn join(&mut self, seals: &Seals, handle: &Handle, version: Version, landed: &Landed, all: bool) -> Option<Joined<'_>> {
+    pub fn join(
+        &mut self,
+        seals: &impl Opens,
+        handle: &Handle,
+        version: Version,
+        landed: &Landed,
+        all: bool,
+    ) -> Option<Joined<'_>> {
         let code = landed.code;
         let compares = landed.set.count() > code.data();
         let found = landed.set.subsets(code.data()).find_map(|set| {
@@ -119,7 +126,7 @@ impl Joiner {
     /// The page of exactly these shards, opened into the buffer: how it travels, how it is read, how long it is.
     fn open(
         &mut self,
-        seals: &Seals,
+        seals: &impl Opens,
         handle: &Handle,
         version: Version,
         landed: &Landed,
@@ -159,12 +166,38 @@ impl Joiner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ramster_core::handle::{ObjectId, OwnerId, PoolId};
-    use ramster_core::seal::KEY_BYTES;
-    use ramster_core::shards::travelling_kind;
+    use crate::handle::{ObjectId, OwnerId, PoolId};
+    use crate::seal::{Context, Forged, KEY_BYTES, Key};
+    use crate::shards::travelling_kind;
 
     const HANDLE: Handle = Handle { pool: PoolId(0), object: ObjectId([1, 2, 3]), index: 7 };
     const BYTES: usize = 1001;
+
+    /// An owner with one key.
+    struct Seals(OwnerId, Key);
+
+    impl Seals {
+        fn context(&self, handle: &Handle, version: Version, kind: u8) -> Context {
+            Context { owner: self.0, handle: *handle, version, kind }
+        }
+    }
+
+    impl Opens for Seals {
+        fn open<'a>(
+            &self,
+            handle: &Handle,
+            version: Version,
+            kind: u8,
+            tag: &Tag,
+            bytes: &[u8],
+            buffer: &'a mut Sealed,
+        ) -> Result<&'a [u8], Forged> {
+            let sealed = &mut buffer[..bytes.len() + TAG_BYTES];
+            sealed[..bytes.len()].copy_from_slice(bytes);
+            sealed[bytes.len()..].copy_from_slice(&tag.0);
+            self.1.open(&self.context(handle, version, kind), sealed)
+        }
+    }
 
     /// A sealed page of 1001 bytes, cut by 4+2: three zeroes fill it up.
     struct Page {
@@ -177,11 +210,11 @@ mod tests {
 
     impl Page {
         fn new() -> Page {
-            let seals = Seals::new(OwnerId { node: 1, client: 2, incarnation: 3 }, [5; KEY_BYTES]);
+            let seals = Seals(OwnerId { node: 1, client: 2, incarnation: 3 }, Key::new([5; KEY_BYTES]));
             let code = Code::new(4, 2).expect("a code");
             let kind = travelling_kind(Kind::Zstd, code.padding(BYTES));
             let mut bytes = plain();
-            let tag = seals.seal(&HANDLE, 9, kind, &mut bytes);
+            let tag = seals.1.seal(&seals.context(&HANDLE, 9, kind), &mut bytes);
             let shard_bytes = Coder::new(code).cut(&mut bytes, 0);
             let shards = bytes.chunks(shard_bytes).map(<[u8]>::to_vec).collect();
             Page { seals, code, kind, tag, shards }
@@ -198,7 +231,7 @@ mod tests {
 
         /// What was found forged, if the page was had at all.
         fn join(&self, landed: &Landed) -> Option<Vec<u8>> {
-            let mut joiner = Joiner::new();
+            let mut joiner = Joiner::default();
             let joined = joiner.join(&self.seals, &HANDLE, 9, landed, true)?;
             assert_eq!(
                 (joined.bytes, joined.packed_kind, joined.kind, joined.tag),
