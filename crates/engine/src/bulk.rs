@@ -59,6 +59,8 @@ struct Asked {
     pages: Vec<(Handle, Version)>,
     fetched: Vec<Fetched>,
     done: bool,
+    /// False: whoever asked does without. The answer is still waited for, and then nothing is left of the request.
+    wanted: bool,
 }
 
 struct SentFlushes {
@@ -149,13 +151,28 @@ impl Bulk {
             Err(error) => return Err(Trouble::Broken(error)),
         }
         let (pages, fetched) = (pages.to_vec(), Vec::with_capacity(pages.len()));
-        self.asked = Some(Asked { request: self.last_request, deadline_ms: now_ms + ANSWER_MS, pages, fetched, done: false });
+        self.asked = Some(Asked {
+            request: self.last_request,
+            deadline_ms: now_ms + ANSWER_MS,
+            pages,
+            fetched,
+            done: false,
+            wanted: true,
+        });
         Ok(Some(self.last_request))
     }
 
     /// All that was asked for under this number, once, when it has come.
     pub fn take_fetched(&mut self, request: u64) -> Option<Vec<Fetched>> {
         self.asked.take_if(|asked| asked.done && asked.request == request).map(|asked| asked.fetched)
+    }
+
+    /// Nobody takes what was asked for under this number, which may be on its way still. Were it not said, it would count as outstanding for ever.
+    pub fn let_go(&mut self, request: u64) {
+        if let Some(asked) = self.asked.as_mut().filter(|asked| asked.request == request) {
+            (asked.wanted, asked.fetched) = (false, Vec::new());
+        }
+        self.asked.take_if(|asked| asked.done && !asked.wanted);
     }
 
     /// Not so any more: the link was opened anew, and the request went with the old one.
@@ -223,9 +240,10 @@ impl Bulk {
                 // next link says it again.
                 flushes.retain(|sent| sent.request != request || status == DoneStatus::Gone);
                 asked.iter_mut().filter(|asked| asked.request == request).for_each(|asked| asked.done = true);
+                asked.take_if(|asked| asked.done && !asked.wanted);
             }
             Event::Page { request, index, found } => {
-                let Some(asked) = asked.as_mut().filter(|asked| asked.request == request) else { return };
+                let Some(asked) = asked.as_mut().filter(|asked| asked.request == request && asked.wanted) else { return };
                 if let Some((handle, version)) = asked.pages.get(index).copied() {
                     let what = match found {
                         Found::Hit { version: held, blob } if held == version => Ok((blob.kind, blob.tag, blob.bytes.to_vec())),

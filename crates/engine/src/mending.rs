@@ -62,6 +62,7 @@ impl Remotifier {
             }
             mended.push(result);
         }
+        self.let_go(&under_way.sources);
         let sources =
             under_way.sources.iter().filter_map(|source| source.fetched.as_ref().map(|fetched| (source.holder, fetched)));
         let mut bytes = 0;

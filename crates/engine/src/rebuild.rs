@@ -221,8 +221,18 @@ impl Remotifier {
             }
         }
         let enough = asked.len() >= site.needed().min(sources.len());
+        if !enough {
+            self.let_go(&asked);
+        }
         self.rebuild.under_way = enough.then_some(UnderWay { site, pages, sources: asked, target, sent: false });
         enough
+    }
+
+    /// Whoever of these has not answered is not waited for.
+    pub(crate) fn let_go(&mut self, sources: &[Source]) {
+        for source in sources.iter().filter(|source| source.fetched.is_none()) {
+            self.bulks.iter_mut().filter(|bulk| bulk.holder == source.holder).for_each(|bulk| bulk.let_go(source.request));
+        }
     }
 
     /// The next pages of a holder that wants to be rid of them. Those that are on disk too just go from there.

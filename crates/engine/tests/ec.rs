@@ -315,6 +315,40 @@ fn pages_do_without_a_silent_node_as_long_as_the_others_suffice() {
     assert_nothing_lost(&engine);
 }
 
+/// Its answer came when the shards had been made of the others', and nobody took it. The link counted as busy from then on, for ever: what was over the limit
+/// waited for it.
+#[test]
+fn a_holder_whose_shards_came_too_late_to_be_of_use_is_not_waited_for_ever_after() {
+    let mut four = servers(4);
+    let proxy = Proxy::start(four[2].address());
+    let mut peers = listed(&four);
+    peers[2] = peer(3, proxy.address);
+    let engine = engine(Durability::Ec(2, 2), peers.clone());
+    let pool = fill(&engine, 0);
+    wait_at_limit(&engine);
+    let away = remote(&engine);
+    assert!(away > 500 && held_by(&four) == [away; 4]);
+    // The fourth dies; of the three that are left two suffice, and the third says nothing until all shards are made anew at the fifth, the only one to take them.
+    let fifth = server(5, OFFER_BYTES);
+    peers[3] = peer(5, fifth.address());
+    proxy.stalled.store(true, Ordering::SeqCst);
+    drop(four.pop());
+    engine.set_directives(&directives(peers)).expect("directives");
+    let get = |stat| engine.stats().get(stat);
+    wait_until("new shards at the fifth", || {
+        held(&fifth) == away && get(Stat::CopiesRebuilt) == away && get(Stat::Rebuilding) == 0
+    });
+    proxy.stalled.store(false, Ordering::SeqCst);
+    // All pages leave, and what remains is an empty slab kept in reserve: it goes when no answer is outstanding.
+    engine.set_directives(&Directives { store_bytes: Some(4096), ..Directives::default() }).expect("directives");
+    wait_until("all away and the reserve given back", || {
+        remote(&engine) == u64::from(COUNT) && engine.snapshot().store_bytes == 0
+    });
+    engine.set_directives(&Directives { store_bytes: Some(256 << 10), ..Directives::default() }).expect("directives");
+    assert_all(&engine, pool, 0);
+    assert_nothing_lost(&engine);
+}
+
 #[test]
 fn durability_changes_at_run_time_and_pages_of_all_kinds_come_back() {
     let four = servers(4);
