@@ -1,4 +1,4 @@
-//! Engines and holders over TLS: pages out and back, credentials that come late, are of another family or are no good, and what an engine does without.
+//! Engines and holders over TLS: pages and shards out and back, credentials that come late, are of another family or are no good, and what an engine does without.
 
 mod common;
 #[path = "../../peer/tests/common/pki.rs"]
@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use common::{engine, handle, page, peers, server, wait_at_limit, wait_until};
 use pki::Cluster;
-use ramster_core::backend::{Backend, Get, Keep, Put};
+use ramster_core::backend::{Backend, Get, Keep, Loss, Put};
 use ramster_core::handle::{PoolId, PoolKind};
 use ramster_core::page::PAGE_BYTES;
-use ramster_engine::{CredentialsPem, Directives, Engine, Options, PeerAddr, Stat};
+use ramster_engine::{CredentialsPem, Directives, Durability, Engine, Options, PeerAddr, Stat};
 use ramster_peer::server::{EndReason, Server, ServerConfig};
 use ramster_peer::tls::Credentials;
 
@@ -44,8 +44,12 @@ fn options(peers: Vec<PeerAddr>) -> Options {
 }
 
 fn start(cluster: &Cluster, peers: Vec<PeerAddr>) -> Arc<Engine> {
+    start_with(cluster, options(peers))
+}
+
+fn start_with(cluster: &Cluster, options: Options) -> Arc<Engine> {
     let credentials = Some(pem(&cluster.family(1, FAMILY), None));
-    Engine::start(&Options { credentials, family: Some(format!("{FAMILY:016x}")), ..options(peers) }).expect("engine")
+    Engine::start(&Options { credentials, family: Some(format!("{FAMILY:016x}")), ..options }).expect("engine")
 }
 
 fn put_all(engine: &Engine, pool: PoolId, count: u32, version: u32) {
@@ -55,9 +59,13 @@ fn put_all(engine: &Engine, pool: PoolId, count: u32, version: u32) {
 }
 
 fn assert_all(engine: &Engine, pool: PoolId, count: u32, version: u32) {
+    assert_all_of(engine, pool, count, version, Keep::KeepRemote);
+}
+
+fn assert_all_of(engine: &Engine, pool: PoolId, count: u32, version: u32, keep: Keep) {
     let mut found = [0; PAGE_BYTES];
     for index in 0..count {
-        assert_eq!(engine.get(&handle(pool, index), Keep::KeepRemote, &mut found), Ok(Get::Hit));
+        assert_eq!(engine.get(&handle(pool, index), keep, &mut found), Ok(Get::Hit));
         assert!(found == page(index, version), "page {index}");
     }
 }
@@ -83,6 +91,36 @@ fn pages_go_to_two_nodes_over_tls_and_come_back() {
     assert_eq!(engine.stats().get(Stat::PagesLost), 0);
     engine.close();
     wait_until("nothing at the holders", || holders.iter().all(|holder| holder.stats().pages() == 0));
+}
+
+/// Each has a certificate of its own, and a shard of every page; any three of the five are the page, and two are not.
+#[test]
+fn shards_go_to_five_nodes_over_tls_and_any_three_of_them_give_every_page() {
+    let cluster = Cluster::new();
+    let mut living: Vec<Server> = (1..=5).map(|node| holder(&cluster, node)).collect();
+    let listed = peers(&living.iter().collect::<Vec<_>>());
+    let get_deadline_ms = common::GET_DEADLINE_MS;
+    let engine = start_with(&cluster, Options { durability: Durability::Ec(3, 2), get_deadline_ms, ..options(listed) });
+    let pool = engine.new_pool(PoolKind::Persistent).expect("pool");
+    put_all(&engine, pool, 4000, 1);
+    wait_at_limit(&engine);
+    let away = engine.snapshot().pages_remote;
+    assert!(away > 1000 && living.iter().all(|holder| holder.stats().pages() == away));
+    for index in [3, 0] {
+        drop(living.remove(index));
+        assert_all_of(&engine, pool, 4000, 1, Keep::Keep);
+    }
+    let stats = engine.stats();
+    assert!(stats.get(Stat::GetsDecoded) > 0);
+    assert_eq!((stats.get(Stat::PagesLost), stats.get(Stat::ShardsForged), stats.get(Stat::GetsDeadline)), (0, 0, 0));
+    let away = engine.snapshot().pages_remote;
+    drop(living.pop());
+    let mut found = [0; PAGE_BYTES];
+    let of_lost = |index| engine.get(&handle(pool, index), Keep::Keep, &mut found).err().map(|lost| lost.why);
+    let losses: Vec<Loss> = (0..4000).filter_map(of_lost).collect();
+    assert_eq!((losses.len() as u64, losses.iter().all(|why| *why == Loss::HolderDied)), (away, true));
+    engine.close();
+    wait_until("nothing at the holders", || living.iter().all(|holder| holder.stats().pages() == 0));
 }
 
 #[test]
