@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,22 +205,47 @@ def test_keys_that_were_stolen_from_a_node_that_is_up_are_revoked_by_force(
     finish(program)
 
 
+def shown(at: Machine, machines: list[Machine]) -> tuple[dict[str, Any], dict[str, int]]:
+    """What `nodes` shows at one of them, and the bytes that each held: taken again if pages moved meanwhile."""
+
+    def unmoved() -> tuple[dict[str, Any], dict[str, int]] | None:
+        before = {str(number): machine.foreign_bytes() for number, machine in enumerate(machines, 1)}
+        found = json.loads(ramster("nodes", "--json", "--node", str(at.socket)).stdout)
+        after = {str(number): machine.foreign_bytes() for number, machine in enumerate(machines, 1)}
+        return (found, after) if before == after else None
+
+    found: tuple[dict[str, Any], dict[str, int]] = wait_for(unmoved, "a reading during which no page moved")
+    return found
+
+
+def told_of(at: Machine, machines: list[Machine]) -> list[dict[str, Any]] | None:
+    """The clients that a node shows, if they have at the others just what those hold."""
+    told, held = shown(at, machines)
+    clients: list[dict[str, Any]] = told["clients"]
+    return clients if [client["at"] for client in clients] == [{"2": held["2"], "3": held["3"]}] else None
+
+
 def test_nodes_shows_who_lends_to_whom(machines: list[Machine], program: subprocess.Popen[bytes]) -> None:
     one, two, three = machines
-    shown = json.loads(ramster("nodes", "--json", "--node", str(one.socket)).stdout)
-    found = {node["id"]: node for node in shown["nodes"]}
+    told, held = shown(one, machines)
+    found = {node["id"]: node for node in told["nodes"]}
     assert found[1]["holds"] == {}
-    assert found[2]["holds"] == {"1": two.foreign_bytes()}
-    assert found[3]["holds"] == {"1": three.foreign_bytes()}
+    assert found[2]["holds"] == {"1": held["2"]}
+    assert found[3]["holds"] == {"1": held["3"]}
     assert [node["incarnation"] is not None for node in found.values()] == [True] * 3
     assert [node["certificate_expires_s"] > 0 for node in found.values()] == [True] * 3
     assert found[2]["free_bytes"] < found[2]["offered_bytes"]
     assert 0 < found[2]["latency_ms"] < 5000
-    (client,) = shown["clients"]
-    assert (client["pid"], client["at"]) == (program.pid, {"2": two.foreign_bytes(), "3": three.foreign_bytes()})
+    # The program tells its node a little later what it has where.
+    (client,) = wait_for(lambda: told_of(one, machines), "the program's own count is that of the holders")
+    assert client["pid"] == program.pid
     # From elsewhere the same, but for clients, who are their own node's business.
-    elsewhere = json.loads(ramster("nodes", "--json", "--node", str(three.socket)).stdout)
-    assert {node["id"]: node["holds"] for node in elsewhere["nodes"]} == {n: found[n]["holds"] for n in (1, 2, 3)}
+    elsewhere, held = shown(three, machines)
+    assert {node["id"]: node["holds"] for node in elsewhere["nodes"]} == {
+        1: {},
+        2: {"1": held["2"]},
+        3: {"1": held["3"]},
+    }
     assert elsewhere["clients"] == []
     text = ramster("nodes", "--node", str(two.socket), env={"COLUMNS": "160", "PATH": "/usr/bin:/bin"}).stdout.decode()
     assert "lends to" in text
